@@ -125,11 +125,10 @@ def shrink_png(data):
     image = Image.open(io.BytesIO(data)).convert("RGBA")
     if image.getextrema()[3] == (255, 255):
         image = image.convert("RGB")
-        colors = image.getcolors(256)
-        if colors and all(red == green == blue for _, (red, green, blue) in colors):
-            image = image.convert("L")
-        elif colors:
-            image = image.convert("P", palette=Image.Palette.ADAPTIVE, colors=256)
+        for small in (image.convert("L"), image.quantize(256)):
+            if small.convert("RGB").tobytes() == image.tobytes():
+                image = small
+                break
     out = io.BytesIO()
     image.save(out, format="PNG", optimize=True)
     return out.getvalue()
