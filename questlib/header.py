@@ -1,0 +1,392 @@
+"""Read one DICOM header, within limits, whatever the file claims (notebook 12)."""
+
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from pydicom.datadict import dictionary_description, tag_for_keyword
+
+# Far above what scanners write, far below what would exhaust a laptop.
+MAX_ELEMENTS = 500_000
+MAX_DEPTH = 32
+MAX_VALUE = 1 << 26  # bytes of one header element that is kept
+MAX_INFLATED = 1 << 27  # bytes of one deflated file
+UNDEFINED = 0xFFFFFFFF
+
+LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
+VRS = LONG_VRS.union(
+    b"AE AS AT CS DA DS DT FD FL IS LO LT PN SH SL SS ST TM UI UL US".split()
+)
+WHOLE = """SamplesPerPixel Rows Columns BitsAllocated BitsStored HighBit
+    PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit"""
+TEXTS = """TransferSyntaxUID MediaStorageSOPClassUID SOPClassUID ImageType FrameType
+    Modality PatientName PatientID StudyInstanceUID SeriesInstanceUID
+    FrameOfReferenceUID SliceThickness KVP ConvolutionKernel AcquisitionNumber
+    TemporalPositionIdentifier NominalPercentageOfCardiacPhase ImagePositionPatient
+    ImageOrientationPatient PhotometricInterpretation NumberOfFrames PixelSpacing
+    LossyImageCompression RescaleIntercept RescaleSlope RescaleType"""
+GROUPS = """CTImageFrameTypeSequence FrameContentSequence PixelMeasuresSequence
+    PixelValueTransformationSequence PlaneOrientationSequence PlanePositionSequence"""
+FRAMES = "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
+WHOLE, TEXTS, GROUPS, FRAMES = (set(w.split()) for w in (WHOLE, TEXTS, GROUPS, FRAMES))
+TAGS = {tag_for_keyword(word): word for word in WHOLE | TEXTS | GROUPS | FRAMES}
+PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
+
+
+def _name_file(self, message, file):
+    self.file = Path(file).name if file is not None else None
+    self.reason = message
+    return f"{quote(self.file)}: {message}" if self.file else message
+
+
+class SeriesError(ValueError):
+    """A scan that questlib refuses to load.
+
+    Parameters
+    ----------
+    message : str
+    file : None or path
+        Its base name stands before the message and is kept as ``error.file``.
+    """
+
+    def __init__(self, message, file=None):
+        super().__init__(_name_file(self, message, file))
+
+
+class SeriesWarning(UserWarning):
+    """Something about a loaded scan that you should know; like SeriesError."""
+
+    def __init__(self, message, file=None):
+        super().__init__(_name_file(self, message, file))
+
+
+class NotDicomError(SeriesError):
+    """The file is something else, not a damaged DICOM file."""
+
+    binary = False  # whether the file looks like data, not like text
+
+
+def quote(text):
+    """Return text from a file in a form that is short and safe to print."""
+    text = text.encode("ascii", "backslashreplace").decode()
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= 48 else f"{text[:45]}..."
+
+
+def name_tag(keyword):
+    """Return an attribute's name and tag: ``Pixel Spacing (0028,0030)``."""
+    tag = tag_for_keyword(keyword)
+    return f"{dictionary_description(tag)} ({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What one image plane's header says: raw values by keyword, and its pixels' place.
+
+    Parameters
+    ----------
+    file : Path
+    values : dict of str to bytes
+        Raw element values by keyword; of a multi-frame file, this frame's own.
+    order : "<" or ">"
+        Byte order.
+    implicit : bool
+        Whether value representations are left out.
+    pixels : None or (tag, VR, start, length)
+        Pixel Data; start and length in bytes, of the inflated file if it is deflated.
+    size : int
+        Bytes of the file, inflated.
+    frame, frames : int
+        Index of the plane in its file; number of frames, 0 in a single-frame file.
+    """
+
+    file: Path
+    values: dict
+    order: str
+    implicit: bool
+    pixels: tuple | None
+    size: int
+    frame: int = 0
+    frames: int = 0
+
+    def text(self, keyword):
+        """Return a value as text without padding; empty where it is missing."""
+        return self.values.get(keyword, b"").decode("latin-1").strip(" \0\t\r\n")
+
+    def numbers(self, keyword, count, why=""):
+        """Return `count` finite numbers of a decimal string, or raise SeriesError."""
+        text = self.text(keyword)
+        try:
+            numbers = [float(part) for part in text.split("\\")]
+        except ValueError:
+            numbers = []
+        if len(numbers) != count or not np.isfinite(numbers).all() or "_" in text:
+            wanted = "a number" if count == 1 else f"{count} numbers"
+            raise self.error(keyword, why or f"it must be {wanted}")
+        return numbers
+
+    def integer(self, keyword, default=None):
+        """Return an unsigned 16- or 32-bit value, or raise SeriesError."""
+        value = self.values.get(keyword, b"")
+        if not value and default is not None:
+            return default
+        if len(value) not in (2, 4):
+            raise self.error(keyword, "it must be one whole number")
+        return int.from_bytes(value, "little" if self.order == "<" else "big")
+
+    def show(self, keyword):
+        """Return an attribute's value as it may be shown in a message."""
+        value = self.values.get(keyword, b"")
+        if not value:
+            return "missing"
+        if keyword in WHOLE and len(value) in (2, 4):
+            return str(self.integer(keyword))
+        return f"'{quote(self.text(keyword))}'"
+
+    def error(self, keyword, why):
+        """Return a SeriesError that names the file, the attribute and its value."""
+        return SeriesError(
+            f"{name_tag(keyword)} is {self.show(keyword)}; {why}", self.file
+        )
+
+
+class Walker:
+    """Step through the elements of a data set, within limits.
+
+    Parameters
+    ----------
+    stream : seekable binary stream, at the first element
+    file : Path
+        For messages.
+    order : "<" or ">"
+    implicit : bool
+    stop : int
+        The first group that is no longer read.
+    """
+
+    def __init__(self, stream, file, order="<", implicit=False, *, stop=0x10000):
+        self.stream, self.file, self.stop = stream, file, stop
+        self.order, self.implicit = order, implicit
+        self.head, self.long = struct.Struct(order + "HHI"), struct.Struct(order + "I")
+        self.short = struct.Struct(order + "H")
+        self.left = MAX_ELEMENTS
+        here = stream.tell()
+        self.size = stream.seek(0, 2)
+        stream.seek(here)
+
+    def damaged(self, why):
+        return SeriesError(f"{why}; the file is damaged: export it again", self.file)
+
+    def read_head(self, implicit):
+        """Return the next element's tag, VR and length; None at the end."""
+        head = self.stream.read(8)
+        if len(head) < 8 or head == bytes(8):
+            if head.strip(b"\0"):
+                raise self.damaged("its header is cut off (truncated)")
+            return None
+        self.left -= 1
+        if not self.left:
+            raise self.damaged(f"it has more than {MAX_ELEMENTS} elements")
+        group, element, length = self.head.unpack(head)
+        if group >= self.stop:
+            self.stream.seek(-8, 1)
+            return None
+        vr = b""
+        if not implicit and group != 0xFFFE:
+            vr = head[4:6]
+            if vr in LONG_VRS:
+                length = self.long.unpack(self.stream.read(4).ljust(4, b"\0"))[0]
+            elif vr in VRS:
+                length = self.short.unpack_from(head, 6)[0]
+            else:
+                raise self.damaged(f"({group:04X},{element:04X}) has no valid VR")
+        return group << 16 | element, vr, length
+
+    def skip_items(self, implicit):
+        """Go behind a sequence or item of undefined length."""
+        nested = [implicit]
+        while nested:
+            if len(nested) > MAX_DEPTH:
+                raise self.damaged(f"sequences are nested more than {MAX_DEPTH} deep")
+            tag, vr, length = self.read_head(nested[-1]) or (0, b"", UNDEFINED)
+            if not tag:
+                raise self.damaged("a sequence never ends (truncated?)")
+            if tag in (0xFFFEE00D, 0xFFFEE0DD):
+                nested.pop()
+            elif length == UNDEFINED:
+                nested.append(nested[-1] or vr == b"UN")
+            else:
+                self.stream.seek(length, 1)
+
+    def elements(self):
+        """Yield (tag, VR, start, length) of each element; stops at Pixel Data."""
+        while head := self.read_head(self.implicit):
+            tag, vr, length = head
+            start = self.stream.tell()
+            if tag in PIXEL_TAGS:
+                yield tag, vr, start, length
+                return
+            if length == UNDEFINED:
+                self.skip_items(self.implicit or vr == b"UN")
+                end = self.stream.tell()
+            else:
+                end = start + length
+            if end > self.size:
+                raise self.damaged("its header is cut off (truncated)")
+            yield tag, vr, start, end - start
+            self.stream.seek(end)
+
+    def read(self):
+        """Return the kept values of one data set by keyword, and its Pixel Data."""
+        values = {}
+        for tag, vr, start, length in self.elements():
+            if tag in PIXEL_TAGS:
+                return values, (tag, vr, start, length)
+            if keyword := TAGS.get(tag):
+                if length > MAX_VALUE:
+                    raise self.damaged(f"{name_tag(keyword)} claims {length} bytes")
+                self.stream.seek(start)
+                value = self.stream.read(length)
+                if values.setdefault(keyword, value) != value:
+                    raise self.damaged(f"{name_tag(keyword)} is there twice")
+        return values, None
+
+    def items(self, value):
+        """Return the data sets of a sequence's items, each as a dict of values."""
+        inner = Walker(BytesIO(value), self.file, self.order, self.implicit)
+        found = []
+        while (head := inner.read_head(self.implicit)) and head[0] == 0xFFFEE000:
+            start, length = inner.stream.tell(), head[2]
+            if length == UNDEFINED:
+                inner.skip_items(self.implicit)
+                length = inner.stream.tell() - 8 - start
+            part = BytesIO(value[start : start + length])
+            found.append(Walker(part, self.file, self.order, self.implicit).read()[0])
+            inner.stream.seek(start + length + (8 if head[2] == UNDEFINED else 0))
+        return found
+
+
+def open_dataset(path):
+    """Open a DICOM file behind its preamble and file meta information.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    stream : seekable binary stream at the first element, inflated if it was deflated
+    meta : dict of str to bytes
+
+    Raises
+    ------
+    NotDicomError
+        If the content is not DICOM.
+    SeriesError
+        If it is, but cannot be read.
+    """
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise SeriesError(f"cannot be read: {error.strerror}", path) from None
+    head = stream.read(140)
+    start = 132 if head[128:132] == b"DICM" else 0
+    group, element = struct.unpack("<HH", head[start : start + 4].ljust(4, b"\xff"))
+    known = group in (2, 4, 8) or (group, element >> 8) == (0x0800, 0)
+    if not (start or known):
+        stream.close()
+        error = NotDicomError("not a DICOM file" if head else "empty file", path)
+        error.binary = b"\0" in head or not head
+        raise error
+    stream.seek(start)
+    meta = {}
+    if head[start : start + 2] == b"\2\0":
+        meta = Walker(stream, path, stop=3).read()[0]
+    syntax = meta.get("TransferSyntaxUID", b"").strip(b" \0")
+    if syntax == b"1.2.840.10008.1.2.1.99":
+        with stream:
+            return inflate(stream, path), meta
+    return stream, meta
+
+
+def inflate(stream, path):
+    """Return the rest of a deflated file as a stream, never more than 128 MB."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    try:
+        data = inflater.decompress(stream.read(MAX_INFLATED), MAX_INFLATED)
+    except zlib.error as error:
+        raise SeriesError(
+            "its deflated data set is damaged; export it again", path
+        ) from error
+    if not inflater.eof:
+        full = len(data) >= MAX_INFLATED
+        why = "inflates to more than 128 MB" if full else "its deflated data set is cut"
+        raise SeriesError(f"{why}; export it again without compression", path)
+    return BytesIO(data)
+
+
+def read_header(path):
+    """Read what one DICOM file says about its image planes.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    planes : list of Header
+        One a plane: more than one for a multi-frame file.
+
+    Raises
+    ------
+    NotDicomError
+        If the content is not DICOM.
+    SeriesError
+        If it is DICOM but cut off, damaged, or beyond the limits of this module.
+
+    References
+    ----------
+    DICOM PS3.5, 7.1 (Data Elements), 7.5 (Nesting), A.4 and A.5 (Transfer Syntaxes);
+    PS3.10, 7.1 (File Meta Information).
+
+    Built in notebook 01, tested in notebook 12.
+    """
+    stream, meta = open_dataset(path)
+    with stream:
+        start = stream.tell()
+        head = stream.read(8).ljust(8, b"\0")
+        stream.seek(start)
+        # the first group is small, so the smaller reading of its two bytes is right
+        order = min("<>", key=lambda order: struct.unpack(order + "H", head[:2]))
+        walker = Walker(stream, path, order, head[4:6] not in VRS)
+        values, pixels = walker.read()
+        size = walker.size
+        header = Header(path, meta | values, order, walker.implicit, pixels, size)
+        if "PerFrameFunctionalGroupsSequence" not in values:
+            return [header]
+        return split_frames(header, walker)
+
+
+def split_frames(header, walker):
+    """Return one Header a frame of an enhanced multi-frame file."""
+
+    def merge(item):
+        merged = {}
+        for keyword, value in item.items():
+            merged.update(walker.items(value)[0] if keyword in GROUPS else {})
+        return merged
+
+    shared = walker.items(header.values.get("SharedFunctionalGroupsSequence", b""))
+    frames = walker.items(header.values["PerFrameFunctionalGroupsSequence"])
+    common = header.values | (merge(shared[0]) if shared else {})
+    common = {key: value for key, value in common.items() if "Sequence" not in key}
+    count = len(frames)
+    if header.text("NumberOfFrames") != str(count):
+        raise header.error("NumberOfFrames", f"but {count} frames are described")
+    return [
+        replace(header, values=common | merge(frame), frame=index, frames=count)
+        for index, frame in enumerate(frames)
+    ]
