@@ -134,15 +134,15 @@ plt.show()
 # up. In the coronal and sagittal planes **H**, the head, is up. Air is dark, and the two
 # large dark spaces are the lungs.
 #
-# Leaf through the scan, from the feet to the head.
+# Leaf through the scan, from the head to the feet.
 
 # %%
-show_montage(volume, count=12)
+show_montage(volume, count=15)
 plt.show()
 
 # %% [markdown]
 # Each picture carries its position in the patient, in millimeters. Vessels are the
-# white branches in the lungs; the round dark tube in the upper planes is the trachea.
+# white branches in the lungs; the round dark hole in the upper planes is the trachea.
 
 # %% [markdown] tags=["patient"]
 # This patient has a large tumor in the upper left chest, against the back wall: a

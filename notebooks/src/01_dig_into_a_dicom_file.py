@@ -281,7 +281,7 @@ assert hu == pydicom.pixels.apply_modality_lut(ds.pixel_array, ds)[row, column]
 # %%
 def show_voxel(plane, row, column, axes):
     """Draw a plane with a box round one voxel, and the HU inside that box."""
-    axes[0].imshow(plane, vmin=-160, vmax=240)
+    axes[0].imshow(plane, vmin=-160, vmax=240, interpolation="antialiased")
     axes[0].add_patch(
         Rectangle((column - 14, row - 14), 28, 28, fill=False, color="#E69F00", lw=2)
     )

@@ -263,7 +263,8 @@ assert np.array_equal(apply_window(hu, -600, 1500), gray)
 # %% tags=["cover"]
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.4))
 for ax, (name, window) in zip(axes, WINDOWS.items()):
-    ax.imshow(apply_window(hu, *window), vmin=0, vmax=255)
+    gray = apply_window(hu, *window)
+    ax.imshow(gray, vmin=0, vmax=255, interpolation="antialiased")
     ax.set(title=f"{name}\n{window[0]} / {window[1]} HU", xticks=[], yticks=[])
 plt.show()
 
