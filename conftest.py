@@ -7,6 +7,9 @@ NOT_COMPARED = (
     "application/vnd.plotly.v1+json",  # floats; its still twin's facts are printed
 )
 
+# scripts that jupytext turns into notebooks, not modules with doctests
+collect_ignore_glob = ["notebooks/src/*"]
+
 # the kernels inherit this: the same as tools/build_notebooks.py gives
 for name in ("QUEST_SCAN", "MPLBACKEND"):
     os.environ.pop(name, None)

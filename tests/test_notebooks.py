@@ -192,8 +192,8 @@ def test_title_and_navigation(stem):
     later = re.findall(r"\b[A-Z][A-Za-z]+", title.split(" · ")[1])[1:]
     assert set(later) <= PROPER, "sentence case"
     at = STEMS.index(stem)
-    neighbours = [*STEMS[max(at - 1, 0) : at], STEMS[0], *STEMS[at + 1 : at + 2]]
-    assert re.findall(r"\((\w+)\.ipynb\)", navigation) == neighbours
+    neighbors = [*STEMS[max(at - 1, 0) : at], STEMS[0], *STEMS[at + 1 : at + 2]]
+    assert re.findall(r"\((\w+)\.ipynb\)", navigation) == neighbors
     others = "\n".join(cell["source"] for cell in prose(stem)[1:])
     assert not re.search(r"^# ", others, flags=re.MULTILINE)
 

@@ -60,7 +60,7 @@ def read_title(source):
 
 
 def navigate(source):
-    """Write the line that links a notebook with its neighbours."""
+    """Write the line that links a notebook with its neighbors."""
     source = Path(source)
     sources = find_sources(source.parent.parent)
     here = sources.index(source)
@@ -162,7 +162,7 @@ def clean_outputs(outputs):
     return kept
 
 
-def normalise(notebook):
+def normalize(notebook):
     """Drop from an executed notebook all that differs from run to run, in place."""
     notebook.metadata = nbformat.from_dict({"kernelspec": dict(KERNEL)})
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -208,7 +208,7 @@ def build(source):
     notebook, start = read_source(source), time.perf_counter()
     memory = execute(notebook, cwd=source.parent.parent)
     seconds = time.perf_counter() - start
-    size = write(normalise(notebook), built_path(source))
+    size = write(normalize(notebook), built_path(source))
     cells = sum(cell.cell_type == "code" for cell in notebook.cells)
     print(
         f"{source.stem:28} {cells:3} code cells {seconds:6.1f} s "

@@ -1,0 +1,60 @@
+# Needs Python 3.11, git and make. Everything else comes from uv.lock.
+
+PYTHON ?= 3.11
+UV_VERSION = 0.13.9
+UV := $(shell command -v uv || echo .venv-tools/bin/uv)
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quest test lint lab notebooks back lock clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+setup: .venv/.ready ## the environment, as uv.lock says
+
+.venv/.ready: pyproject.toml uv.lock | $(UV)
+	@$(UV) sync --frozen --inexact --python $(PYTHON) \
+	    || { echo "No answer from the package index; trying what this machine has."; \
+	         $(UV) sync --frozen --inexact --python $(PYTHON) --offline; }
+	@touch $@
+
+.venv-tools/bin/uv:
+	python3 -m venv .venv-tools
+	.venv-tools/bin/python -m pip install --quiet uv==$(UV_VERSION)
+
+quest: setup ## the patient (offline: the phantom), every step, build/quest/index.html
+	@$(BIN)/questlib fetch || echo "The quest goes on with the computed phantom."
+	$(BIN)/questlib run --out build/quest
+	@echo "Open build/quest/index.html"
+
+test: setup lint ## everything: lint, unit tests, doctests, notebooks, browser
+	$(BIN)/questlib fetch
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-current-env \
+	    --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	    questlib tests notebooks
+
+lint: setup ## ruff, codespell, and is each notebook its source?
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/python tools/build_notebooks.py --check
+
+lab: setup ## JupyterLab at notebook 00
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+notebooks: setup ## rebuild the notebooks, or some: make notebooks NB="03 05"
+	$(BIN)/python tools/build_notebooks.py $(NB)
+
+back: setup ## edited in JupyterLab: write the source from it, make back NB=03
+	$(BIN)/python tools/build_notebooks.py --back $(or $(NB),$(error name it: NB=03))
+
+lock: | $(UV) ## renew uv.lock and what is made from it
+	$(UV) lock
+	$(UV) export --quiet --frozen --format requirements-txt --no-emit-project \
+	    --output-file requirements.lock
+	cp environment.yml binder/environment.yml
+
+clean: ## remove what was built
+	rm -rf build .pytest_cache .ruff_cache .hypothesis

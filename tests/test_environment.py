@@ -1,0 +1,149 @@
+"""One environment for laptop, CI and Binder: four files that must say the same."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+CONDA_NAMES = {"matplotlib": "matplotlib-base"}
+CHECKERS = {"jupytext", "nbval"}  # from the group `dev`
+HOST = re.compile(r"https?://|--(?:extra-)?index-url|--find-links")
+
+
+@cache
+def load(name):
+    """Read a TOML file of the repository."""
+    return tomllib.loads((ROOT / name).read_text("utf-8"))
+
+
+def asked():
+    """Give what pyproject.toml asks for on conda-forge's names: name -> bounds."""
+    project = load("pyproject.toml")["project"]
+    lines = list(project["dependencies"])
+    for extra in project["optional-dependencies"].values():
+        lines += extra
+    lines += [
+        line
+        for line in load("pyproject.toml")["dependency-groups"]["dev"]
+        if Requirement(line).name in CHECKERS
+    ]
+    found = {}
+    for requirement in map(Requirement, lines):
+        name = canonicalize_name(requirement.name)
+        found[CONDA_NAMES.get(name, name)] = requirement.specifier
+    return found
+
+
+def environment():
+    """Give environment.yml's lines: those for conda, those for pip."""
+    data = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
+    lines = data["dependencies"]
+    (pip,) = [line["pip"] for line in lines if isinstance(line, dict)]
+    return [line for line in lines if isinstance(line, str)], pip
+
+
+def locked():
+    """Give uv.lock's packages: name -> list of entries (versions may differ)."""
+    found = {}
+    for package in load("uv.lock")["package"]:
+        found.setdefault(package["name"], []).append(package)
+    return found
+
+
+def exported():
+    """Give requirements.lock: (name, version) -> set of hashes."""
+    text = (ROOT / "requirements.lock").read_text("utf-8").replace("\\\n", " ")
+    found = {}
+    for line in text.splitlines():
+        if match := re.match(r"([\w.-]+)==(\S+)", line):
+            hashes = set(re.findall(r"--hash=(sha256:[0-9a-f]{64})", line))
+            found.setdefault((match[1], match[2]), set()).update(hashes)
+    return found
+
+
+def needed():
+    """Walk uv.lock from questlib and its group `dev` to every package they need."""
+    packages, waiting, seen = locked(), [("questlib", "dev")], set()
+    while waiting:
+        name, extra = waiting.pop()
+        if (name, extra) in seen:
+            continue
+        seen.add((name, extra))
+        for package in packages[name]:
+            needs = list(package.get("dependencies", []))
+            needs += package.get("optional-dependencies", {}).get(extra, [])
+            needs += package.get("dev-dependencies", {}).get(extra, [])
+            for need in needs:
+                waiting += [(need["name"], e) for e in need.get("extra", [""])]
+    return {name for name, _ in seen} - {"questlib"}
+
+
+def test_environment_asks_for_what_pyproject_asks():
+    conda, pip = environment()
+    lines = [Requirement(line) for line in (*conda, *pip) if line != "python=3.11"]
+    found = {canonicalize_name(line.name): line.specifier for line in lines}
+    assert found == asked()
+    assert len(found) == len(lines), "a package is named twice"
+
+
+def test_locked_versions_lie_within_the_bounds():
+    names = {conda: pip for pip, conda in CONDA_NAMES.items()}
+    for name, bounds in asked().items():
+        for package in locked()[names.get(name, name)]:
+            assert package["version"] in bounds, name
+
+
+def test_environment_lines_are_conda_specs():
+    from rattler import MatchSpec, Version
+
+    for line in environment()[0]:
+        spec = MatchSpec(line, strict=True)
+        assert spec.name is not None and spec.version
+    spec = MatchSpec("python=3.11", strict=True)
+    assert "3.11" in str(spec.version) and Version("3.11") < Version("3.12")
+
+
+def test_binder_has_the_same_environment():
+    wanted = (ROOT / "environment.yml").read_bytes()
+    assert (ROOT / "binder" / "environment.yml").read_bytes() == wanted
+    steps = (ROOT / "binder" / "postBuild").read_text("utf-8")
+    assert "pip install --no-cache-dir --no-deps -e ." in steps
+    assert "questlib fetch" in steps
+    assert (ROOT / "binder" / "postBuild").stat().st_mode & 0o111
+
+
+def test_binder_builds_in_a_dry_run():
+    tool = Path(sys.executable).parent / "jupyter-repo2docker"
+    options = ["--no-build", "--debug", "--user-id=1000", "--user-name=reader"]
+    done = subprocess.run(
+        [tool, *options, "."], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    recipe = done.stdout + done.stderr
+    assert 'binder/environment.yml"' in recipe and "binder/postBuild" in recipe
+    assert "libegl1" in recipe
+
+
+def test_requirements_are_the_lock_in_another_form():
+    packages, lines = locked(), exported()
+    assert {name for name, _ in lines} == needed()
+    for (name, version), hashes in lines.items():
+        (entry,) = [p for p in packages[name] if p["version"] == version]
+        files = [*entry.get("wheels", []), entry.get("sdist")]
+        assert hashes == {file["hash"] for file in files if file}, name
+
+
+@pytest.mark.parametrize(
+    "name", ["requirements.lock", "environment.yml", "pyproject.toml", "Makefile"]
+)
+def test_no_package_host_is_named(name):
+    text = (ROOT / name).read_text("utf-8")
+    text = text.replace(load("pyproject.toml")["project"]["urls"]["Repository"], "")
+    assert not HOST.search(text)
