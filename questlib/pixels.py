@@ -1,19 +1,164 @@
 """Read the stored values of CT planes and turn them into Hounsfield units (03, 12)."""
 
 import struct
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-from pydicom.encaps import encapsulate
+from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import UID
+from scipy import ndimage
 
-from questlib.header import UNDEFINED, SeriesError, open_dataset
+from questlib.decoder import DecodeError, Decoders
+from questlib.header import UNDEFINED, SeriesError, name_tag, open_dataset
+from questlib.series import warn
 
-MAX_PLANE = 1 << 27  # bytes
+MAX_PLANE = 1 << 26  # bytes
 MAX_SERIES = 1 << 33  # bytes
 MAX_RATIO = 2000  # a constant plane shrinks to a few hundred bytes
 NATIVE = {"", *(f"1.2.840.10008.1.2{end}" for end in ("", ".1", ".2", ".1.99"))}
-AIR = -1024
+RLE = "1.2.840.10008.1.2.5"
+LOSSY = {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"}
+AIR = -1024  # HU
+TISSUE = -950, 2000  # HU between which padding may be meant as tissue
+
+
+def to_hounsfield(stored, slope, intercept):
+    """Turn stored pixel values into Hounsfield units.
+
+    Parameters
+    ----------
+    stored : (..., row, column) ndarray of int
+        Pixel values as decoded, before any scaling (``ds.pixel_array``).
+    slope, intercept : float
+        *Rescale Slope* (0028,1053) and *Rescale Intercept* (0028,1052).
+
+    Returns
+    -------
+    hu : ndarray, same shape as `stored`
+        Radiodensity in HU; water is 0, air about -1000. int16 where every HU is a
+        whole number and fits, else float32.
+
+    Raises
+    ------
+    ValueError
+        If `slope` is 0 (every pixel would become `intercept`) or not finite.
+
+    Notes
+    -----
+    Scale before windowing; scale each plane with its own pair, they may differ.
+
+    References
+    ----------
+    DICOM PS3.3, C.11.1 (Modality LUT) and C.8.2.1 (CT Image).
+
+    Examples
+    --------
+    >>> to_hounsfield(np.array([[0, 1024]], dtype=np.uint16), 1.0, -1024.0)
+    array([[-1024,     0]], dtype=int16)
+
+    Built in notebook 03.
+    """
+    stored = np.asarray(stored)
+    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
+        raise ValueError(
+            f"Rescale Slope (0028,1053) is {slope:g} and Rescale Intercept (0028,1052) "
+            f"is {intercept:g}: both must be finite and the slope not 0"
+        )
+    whole = float(slope).is_integer() and float(intercept).is_integer()
+    if whole and np.issubdtype(stored.dtype, np.integer) and stored.size:
+        slope, intercept = int(slope), int(intercept)
+        ends = [int(end) * slope + intercept for end in (stored.min(), stored.max())]
+        if min(ends) >= -32768 and max(ends) <= 32767:
+            if slope == 1 and stored.itemsize == 2 and abs(intercept) < 32768:
+                return stored.astype(np.int16, copy=False) + np.int16(intercept)
+            return (stored.astype(np.int64) * slope + intercept).astype(np.int16)
+    return (stored * np.float64(slope) + np.float64(intercept)).astype(np.float32)
+
+
+def read_planes(planes, *, quiet=False):
+    """Read CT planes into one array in HU.
+
+    Parameters
+    ----------
+    planes : list of Header
+        In order, all of one shape.
+    quiet : bool
+        Whether to keep warnings back.
+
+    Returns
+    -------
+    array : (plane, row, column) ndarray
+        int16 where every plane's HU are whole numbers and fit, else float32; padding
+        and anything below is -1024 HU.
+
+    Raises
+    ------
+    SeriesError
+        If a plane's pixels are missing, damaged, cannot be decoded, or are not HU.
+
+    Notes
+    -----
+    Every claim is checked before anything is allocated. Each plane is rescaled with its
+    own slope and intercept, straight into its place.
+
+    Built in notebook 03.
+    """
+    if sum(check_pixels(header) for header in planes) > MAX_SERIES:
+        raise SeriesError(f"the series would take more than {MAX_SERIES >> 30} GB")
+    shape = len(planes), planes[0].integer("Rows"), planes[0].integer("Columns")
+    for dtype in (np.int16, np.float32):
+        array = np.empty(shape, dtype)
+        with Decoders() as decoders, ThreadPoolExecutor(2) as pool:
+            tasks = zip(planes, array, strict=True)
+            read = [pool.submit(read_plane, *task, decoders) for task in tasks]
+            try:
+                notes = [future.result() for future in read]
+            finally:
+                pool.shutdown(cancel_futures=True)
+        if None not in notes:
+            break
+    if not quiet:
+        warn_of_pixels(planes, notes)
+    return array
+
+
+def warn_of_pixels(planes, notes):
+    """Warn once of each thing that is odd about the pixels of a series."""
+    for keyword, message in NOTES.items():
+        files = [
+            h.file for h, note in zip(planes, notes, strict=True) if keyword in note
+        ]
+        if files:
+            warn(f"{message} ({len(files)} of {len(planes)} planes)", files[0])
+    for keywords in (
+        ("RescaleSlope", "RescaleIntercept"),
+        ("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    ):
+        kinds = [tuple(map(h.show, keywords)) for h in planes]
+        (common, count), *others = Counter(kinds).most_common()
+        if others and count >= 0.75 * len(planes):
+            odd = next(
+                h for h, kind in zip(planes, kinds, strict=True) if kind != common
+            )
+            keyword = next(
+                k for k, c in zip(keywords, common, strict=True) if odd.show(k) != c
+            )
+            warn(
+                f"{name_tag(keyword)} is {odd.show(keyword)}, on most planes of the "
+                "series it is another; each plane was read with its own: look at it",
+                odd.file,
+            )
+
+
+NOTES = {
+    "dirty": "bits above Bits Stored (0028,0101) were set, and cleared: an overlay, "
+    "or a damaged file; compare with another viewer",
+    "tissue": "Pixel Padding Value (0028,0120) lies among tissue values: only padding "
+    "that touches the image's border became air; look at the pictures",
+    "lossy": "lossy compression: HU are approximate; export uncompressed to measure",
+}
 
 
 def check_pixels(header):
@@ -90,47 +235,55 @@ def read_rescale(header):
             "RescaleSlope" if abs(intercept) <= 1e6 else "RescaleIntercept", why
         )
     kind = header.text("RescaleType")
-    if kind not in ("", "HU", "HU_MOD", "US"):
+    if kind not in ("", "HU", "HU_MOD"):
         raise header.error("RescaleType", "the numbers are not Hounsfield units")
     return slope, intercept
 
 
-def list_frames(stream, header):
-    """Return for each frame of encapsulated Pixel Data its [(start, length), ...]."""
-    stream.seek(header.pixels[2])
-    fragments = []
-    while True:
-        group, element, length = struct.unpack("<HHI", stream.read(8).ljust(8, b"\0"))
-        if (group, element) == (0xFFFE, 0xE0DD):
-            break
-        start = stream.tell()
-        if (group, element) != (0xFFFE, 0xE000) or start + length > header.size:
-            raise SeriesError(
-                "compressed Pixel Data (7FE0,0010) is cut off or damaged; "
-                "copy or export the file again",
-                header.file,
-            )
-        fragments.append((start, length))
-        stream.seek(length, 1)
-    table, fragments = fragments[:1], fragments[1:]
-    frames = max(header.frames, 1)
-    if frames == 1:
-        return [fragments]
-    if len(fragments) == frames:
-        return [[fragment] for fragment in fragments]
-    if not fragments:
-        raise SeriesError("its compressed frames are missing", header.file)
-    stream.seek(table[0][0])
-    offsets = np.frombuffer(stream.read(table[0][1] & ~3), "<u4").tolist()
-    first = fragments[0][0] - 8
-    marks = [start - 8 - first for start, _ in fragments]
-    if len(offsets) != frames or offsets != sorted(set(offsets) & set(marks)):
-        raise SeriesError("its compressed frames cannot be told apart", header.file)
-    ends = [*offsets[1:], UNDEFINED]
-    return [
-        [f for f, mark in zip(fragments, marks, strict=True) if low <= mark < high]
-        for low, high in zip(offsets, ends, strict=True)
-    ]
+def read_plane(header, out, decoders):
+    """Write one plane's HU into `out`.
+
+    Returns
+    -------
+    notes : None or set of str
+        Keys of `NOTES`; None if `out` is int16 and the plane does not fit.
+    """
+    stored, padding, dirty = read_stored(header, decoders)
+    slope, intercept = read_rescale(header)
+    notes = {"dirty"} if dirty else set()
+    if is_lossy(header):
+        notes.add("lossy")
+    limits = np.iinfo(stored.dtype)
+    floor = -(-(AIR - intercept) // slope) if slope > 0 else limits.min
+    floor = int(np.clip(floor, limits.min, limits.max))
+    if padding is not None and padding.any():
+        hu = stored[padding] * slope + intercept
+        if ((hu > TISSUE[0]) & (hu < TISSUE[1])).any():
+            notes.add("tissue")
+            padding = touching_border(padding)
+        stored[padding] = floor
+    if floor > limits.min:
+        np.maximum(stored, floor, out=stored)
+    hu = to_hounsfield(stored, slope, intercept)
+    if hu.dtype != out.dtype and out.dtype == np.int16:
+        return None
+    np.maximum(hu, AIR, out=out)
+    if padding is not None:
+        out[padding] = AIR
+    return notes
+
+
+def is_lossy(header):
+    """Tell whether a plane's pixels were compressed with loss."""
+    flag = header.text("LossyImageCompression")
+    return flag == "01" or header.text("TransferSyntaxUID") in LOSSY
+
+
+def touching_border(mask):
+    """Return the parts of a (row, column) mask that touch the image's border."""
+    labels, _ = ndimage.label(mask)
+    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    return np.isin(labels, edges[edges > 0])
 
 
 def read_codestream(frame):
@@ -157,7 +310,7 @@ def check_codestream(header, frame):
     A decoder believes the codestream and would allocate whatever that claims.
     """
     rows, columns = header.integer("Rows"), header.integer("Columns")
-    if header.text("TransferSyntaxUID") == "1.2.840.10008.1.2.5":
+    if header.text("TransferSyntaxUID") == RLE:
         return
     try:
         inner = read_codestream(frame)
@@ -169,89 +322,80 @@ def check_codestream(header, frame):
             f"Rows and Columns say {rows} x {columns}; export it again",
             header.file,
         )
-    if not frame.rstrip(b"\0").endswith(b"\xff\xd9"):
+    if not frame.rstrip(b"\0\xff").endswith(b"\xff\xd9"):
         raise SeriesError(
             "its compressed pixels are cut off (truncated); export it again",
             header.file,
         )
 
 
-def decode_frame(stream, header):
+def read_frame(stream, header):
+    """Return the bytes of one compressed frame, after checking its fragments."""
+    start = stream.seek(header.pixels[2])
+    while True:
+        group, element, length = struct.unpack("<HHI", stream.read(8).ljust(8, b"\0"))
+        end = stream.seek(length, 1)
+        if (group, element) != (0xFFFE, 0xE000) or end > header.size:
+            break
+    if (group, element, length) != (0xFFFE, 0xE0DD, 0):
+        raise SeriesError(
+            "compressed Pixel Data (7FE0,0010) is cut off (truncated) or damaged; "
+            "copy or export the file again",
+            header.file,
+        )
+    stream.seek(start)
+    frames = max(header.frames, 1)
+    try:
+        return get_frame(stream, header.frame, number_of_frames=frames)
+    except (ValueError, struct.error, StopIteration, EOFError):
+        raise SeriesError(
+            "its compressed frames cannot be told apart; export it again", header.file
+        ) from None
+
+
+def decode_plane(stream, header, decoders):
     """Return one plane's decoded pixels from encapsulated Pixel Data."""
     uid = UID(header.text("TransferSyntaxUID"))
-    parts = []
-    for start, length in list_frames(stream, header)[header.frame]:
-        stream.seek(start)
-        parts.append(stream.read(length))
-    frame = b"".join(parts)
-    bits = header.integer("BitsAllocated")
+    name = uid.name if uid.is_transfer_syntax else "unknown compression"
+    hint = f"{name} cannot be decoded here; export the series uncompressed"
     try:
-        decoder = get_decoder(uid)
+        if not get_decoder(uid).is_available:
+            hint += ', or pip install "pylibjpeg-libjpeg"'
+            raise NotImplementedError
     except NotImplementedError:
-        name = uid.name if uid.is_transfer_syntax else "an unknown compression"
-        raise header.error(
-            "TransferSyntaxUID",
-            f"{name} cannot be decoded here; export the series uncompressed "
-            "(Explicit VR Little Endian)",
-        ) from None
+        raise header.error("TransferSyntaxUID", hint) from None
+    frame = read_frame(stream, header)
     check_codestream(header, frame)
+    options = {
+        "syntax": str(uid),
+        "rows": header.integer("Rows"),
+        "columns": header.integer("Columns"),
+        "bits_allocated": header.integer("BitsAllocated"),
+        "bits_stored": header.integer("BitsStored"),
+        "pixel_representation": header.integer("PixelRepresentation"),
+    }
     try:
-        return decoder.as_array(
-            encapsulate([frame]),
-            index=0,
-            raw=True,
-            rows=header.integer("Rows"),
-            columns=header.integer("Columns"),
-            number_of_frames=1,
-            samples_per_pixel=1,
-            bits_allocated=bits,
-            bits_stored=header.integer("BitsStored"),
-            pixel_representation=header.integer("PixelRepresentation"),
-            photometric_interpretation=header.text("PhotometricInterpretation"),
-            pixel_keyword="PixelData",
-        )[0]
-    # decoders are foreign code on foreign bytes: whatever they raise is a refusal
-    except Exception as error:
+        return decoders.decode(frame, options)
+    except DecodeError as error:
         raise SeriesError(
-            f"its pixels ({uid.name}) cannot be decoded "
-            f"({type(error).__name__}); export the series uncompressed",
+            f"its pixels ({name}) cannot be decoded: {error}; the file is damaged, "
+            "export it again",
             header.file,
         ) from None
 
 
-def read_raw(header):
-    """Return the pixels of one plane as they are stored, bits untouched.
-
-    Returns
-    -------
-    raw : (row, column) ndarray of uint8, uint16 or uint32
-        Writable.
-    """
-    shape = header.integer("Rows"), header.integer("Columns")
-    bits = header.integer("BitsAllocated")
-    dtype = np.dtype(f"{header.order}u{bits // 8}")
-    with open_dataset(header.file)[0] as stream:
-        if header.pixels[3] == UNDEFINED:
-            raw = decode_frame(stream, header)
-            return raw.view(f"u{raw.dtype.itemsize}").copy()
-        raw = np.empty(shape, dtype)
-        stream.seek(header.pixels[2] + header.frame * raw.nbytes)
-        if stream.readinto(raw.data.cast("B")) != raw.nbytes:
-            raise SeriesError("changed while it was read; load it again", header.file)
-    return raw.astype(dtype.newbyteorder("="), copy=False)
-
-
-def read_stored(header):
+def read_stored(header, decoders):
     """Return the stored values of one plane, and where they are padding.
 
     Parameters
     ----------
     header : Header
         Checked by `check_pixels`.
+    decoders : Decoders
 
     Returns
     -------
-    stored : (row, column) ndarray of int
+    stored : (row, column) ndarray of int, writable
         Signed or unsigned as the header says, unused bits cleared.
     padding : None or (row, column) ndarray of bool
     dirty : bool
@@ -261,22 +405,35 @@ def read_stored(header):
     ----------
     DICOM PS3.5, 8.1.1 (Pixel Data encoding); PS3.3, C.7.5.1.1.2 (Pixel Padding Value).
     """
-    raw = read_raw(header)
-    bits, stored = raw.dtype.itemsize * 8, header.integer("BitsStored")
-    signed = header.integer("PixelRepresentation")
-    kind = f"{'i' if signed else 'u'}{bits // 8}"
+    bits, used = header.integer("BitsAllocated"), header.integer("BitsStored")
+    kind = f"{'i' if header.integer('PixelRepresentation') else 'u'}{bits // 8}"
+    with open_dataset(header.file)[0] as stream:
+        if header.pixels[3] == UNDEFINED:
+            raw = decode_plane(stream, header, decoders).view(f"u{bits // 8}")
+        else:
+            shape = header.integer("Rows"), header.integer("Columns")
+            raw = np.empty(shape, f"{header.order}u{bits // 8}")
+            stream.seek(header.pixels[2] + header.frame * raw.nbytes)
+            if stream.readinto(raw.data.cast("B")) != raw.nbytes:
+                raise SeriesError("changed while it was read", header.file)
+            raw = raw.astype(raw.dtype.newbyteorder("="), copy=False)
     padding = find_padding(header, raw.view(kind))
-    up, down = bits - header.integer("HighBit") - 1, bits - stored
-    if not up and not down:
+    top = bits - header.integer("HighBit") - 1
+    if not top and used == bits:
         return raw.view(kind), padding, False
-    values = (raw << up).view(kind) >> down
-    dirty = values.view(raw.dtype) != raw if up == down else np.zeros(0, bool)
-    if dirty.any():
-        sentinels = np.unique(raw[dirty])
-        overflow = raw.view(f"i{bits // 8}")[dirty][0] < 0
-        if len(sentinels) == 1 and overflow and dirty.sum() >= 16:
-            return values, dirty if padding is None else padding | dirty, False
-    return values, padding, bool(dirty.any())
+    stored = (raw << top).view(kind) >> (bits - used)
+    dirty = stored.view(raw.dtype) != raw
+    if top != bits - used or not dirty.any():
+        return stored, padding, False
+    if is_sentinel(raw[dirty]):
+        return stored, dirty if padding is None else padding | dirty, False
+    return stored, padding, True
+
+
+def is_sentinel(values):
+    """Tell whether unused bits are set only because of one negative padding value."""
+    signed = values.view(values.dtype.str.replace("u", "i"))
+    return values.size >= 16 and signed[0] < 0 and bool((values == values[0]).all())
 
 
 def find_padding(header, raw):

@@ -2,7 +2,9 @@
 
 import os
 import stat
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +24,13 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NOT_SCANS = {"", "DOC", "KO", "OT", "PR", "REG", "RTDOSE", "RTIMAGE", "SC", "SEG", "SR"}
 MAX_POSITION = 1e5  # mm; nobody is 100 m tall
 SAME_POSITION = 0.02  # mm along the normal
+MIXED = (
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "NominalPercentageOfCardiacPhase",
+    "ConvolutionKernel",
+    "KVP",
+)
 
 
 @dataclass(frozen=True)
@@ -71,7 +80,7 @@ class SeriesList(list):
     ----------
     skipped : list of (str, str)
         Base name and reason of each file that is in no series.
-    suspects : list of Path
+    suspects : list of (Path, str)
         Those of them that may be lost planes: empty, unreadable, cut off, damaged.
     """
 
@@ -129,7 +138,7 @@ def find_series(folder: str | os.PathLike) -> SeriesList:
     found.sort(key=lambda series: -series.planes)
     found.skipped = [(path.name, error.reason) for path, error in skipped]
     found.suspects = [
-        path
+        (path, error.reason)
         for path, error in skipped
         if not isinstance(error, NotDicomError)
         or (path.suffix in suffixes and path.name[0] != "." and error.binary)
@@ -276,6 +285,12 @@ class Stack:
     pixel_spacing: tuple
     origin: tuple
     direction: np.ndarray
+
+    def take(self, indices):
+        """Return the stack of some of the planes; the first one must be among them."""
+        planes = [self.planes[index] for index in indices]
+        steps, shifts = self.steps[indices], self.shifts[indices]
+        return replace(self, planes=planes, steps=steps, shifts=shifts)
 
 
 def sort_planes(headers):
@@ -458,3 +473,23 @@ def check_tilt(stack):
         "view, or two scans; pass regularize=True to resample by position",
         stack.planes[index].file,
     )
+
+
+def check_mixture(stack):
+    """Raise a SeriesError when planes of two acquisitions alternate along the stack."""
+    for keyword in MIXED:
+        values = [h.text(keyword) for h in stack.planes if h.text(keyword)]
+        changes = [
+            index for index, pair in enumerate(pairwise(values)) if len(set(pair)) > 1
+        ]
+        if len(changes) >= max(len(set(values)), 1):
+            raise stack.planes[changes[0] + 1].error(
+                keyword,
+                "other planes have another one, and they alternate: two scans share "
+                "the series; move one of them into a folder of its own",
+            )
+
+
+def warn(message, file=None):
+    """Issue a SeriesWarning on behalf of whoever called questlib."""
+    warnings.warn(SeriesWarning(message, file), stacklevel=4)

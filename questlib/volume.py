@@ -1,18 +1,34 @@
 """A scan as one array with its place in the patient (built in notebooks 02 and 03)."""
 
-from concurrent.futures import ThreadPoolExecutor
+import math
+import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
-from questlib.pixels import check_pixels, read_rescale, read_stored
+from questlib.pixels import AIR, MAX_SERIES, read_planes, to_hounsfield
 from questlib.series import (
+    SAME_POSITION,
+    SeriesError,
+    check_mixture,
     check_spacing,
     choose_series,
     find_series,
     sort_planes,
+    warn,
 )
+
+__all__ = [
+    "AXIAL",
+    "Volume",
+    "load_series",
+    "load_volume",
+    "save_volume",
+    "to_hounsfield",
+]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -104,106 +120,178 @@ class Volume:
 AXIAL = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
 
 
-def to_hounsfield(stored, slope, intercept):
-    """Turn stored pixel values into Hounsfield units.
+def load_series(
+    folder: str | os.PathLike,
+    *,
+    series_uid: str | None = None,
+    regularize: bool = False,
+) -> Volume:
+    """Load the CT series of a folder as a volume in Hounsfield units.
 
     Parameters
     ----------
-    stored : (..., row, column) ndarray of int
-        Pixel values as decoded, before any scaling (``ds.pixel_array``).
-    slope, intercept : float
-        *Rescale Slope* (0028,1053) and *Rescale Intercept* (0028,1052).
+    folder : path
+    series_uid : str, optional
+        Which series, where the folder holds several: ``find_series(folder)[0].uid``.
+    regularize : bool
+        Resample planes that are unevenly spaced, missing, or tilted against their stack
+        by their true position, instead of refusing them.
 
     Returns
     -------
-    hu : ndarray, same shape as `stored`
-        Radiodensity in HU; water is 0, air about -1000. int16 where every HU is a
-        whole number and fits, else float32.
+    volume : Volume
+        Array (plane, row, column) in HU, int16 where HU are whole numbers, else
+        float32; padding is -1024 HU.
 
     Raises
     ------
-    ValueError
-        If `slope` is 0 (every pixel would become `intercept`) or not finite.
+    SeriesError
+        If the planes do not form one volume of Hounsfield units. The message names the
+        file, the attribute, its value, the likely cause, and what to do.
+
+    Warns
+    -----
+    SeriesWarning
+        If files, planes or bits were left out, or values may not be what they seem.
 
     Notes
     -----
-    Scale before windowing; scale each plane with its own pair, they may differ.
+    Planes are sorted and spaced by the projection of *Image Position (Patient)*
+    (0020,0032) on their normal only; *Instance Number*, *Slice Location*, *Slice
+    Thickness* and file names are not used. Everything is checked before it is stacked.
 
     References
     ----------
-    DICOM PS3.3, C.11.1 (Modality LUT) and C.8.2.1 (CT Image).
+    DICOM PS3.3, C.7.6.2 (Image Plane) and C.8.2.1 (CT Image).
 
-    Examples
-    --------
-    >>> to_hounsfield(np.array([[0, 1024]], dtype=np.uint16), 1.0, -1024.0)
-    array([[-1024,     0]], dtype=int16)
-
-    Built in notebook 03.
+    Built in notebook 02, tested in notebook 12.
     """
-    stored = np.asarray(stored)
-    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
-        raise ValueError(
-            f"Rescale Slope (0028,1053) is {slope:g} and Rescale Intercept (0028,1052) "
-            f"is {intercept:g}: both must be finite and the slope not 0"
+    found = find_series(folder)
+    series = choose_series(found, series_uid)
+    if found.suspects:
+        count, (path, reason) = len(found.suspects), found.suspects[0]
+        warn(f"{reason}; {count} such file(s) left out: planes may be lost", path)
+    if series.dropped:
+        warn(
+            f"{len(series.dropped)} localizer, capture or report file(s) of the same "
+            "series left out",
+            series.dropped[0].file,
         )
-    whole = float(slope).is_integer() and float(intercept).is_integer()
-    if whole and np.issubdtype(stored.dtype, np.integer) and stored.size:
-        ends = [int(stored.min()) * int(slope) + int(intercept)]
-        ends.append(int(stored.max()) * int(slope) + int(intercept))
-        if min(ends) >= -32768 and max(ends) <= 32767:
-            hu = stored.astype(np.int32) * int(slope) + int(intercept)
-            return hu.astype(np.int16)
-    return (stored * np.float64(slope) + np.float64(intercept)).astype(np.float32)
-
-
-def load_series(folder, *, series_uid=None, regularize=False):
-    """Load the CT series of a folder as a volume in Hounsfield units.
-
-    TODO
-    """
-    series = choose_series(find_series(folder), series_uid)
-    stack = sort_planes(series.headers)
-    for header in stack.planes:
-        check_pixels(header)
-    spacing = check_spacing(stack)
+    stack = drop_duplicates(sort_planes(series.headers))
+    check_mixture(stack)
+    if len(stack.planes) == 1:
+        spacing = thickness(stack.planes[0])
+    elif regularize and not is_regular(stack):
+        return straighten(stack, read_planes(stack.planes))
+    else:
+        spacing = check_spacing(stack)
     array = read_planes(stack.planes)
     return Volume(array, (spacing, *stack.pixel_spacing), stack.origin, stack.direction)
 
 
-def read_planes(planes):
-    """Return the planes as one array in HU."""
-    shape = len(planes), planes[0].integer("Rows"), planes[0].integer("Columns")
-    array = np.empty(shape, np.int16)
-
-    def read(index):
-        hu = read_plane(planes[index])
-        whole = hu.dtype == np.int16
-        if whole or array.dtype == np.float32:
-            array[index] = hu
-        return whole or array.dtype == np.float32
-
-    with ThreadPoolExecutor(2) as pool:
-        if not all(pool.map(read, range(len(planes)))):
-            array = np.empty(shape, np.float32)
-            list(pool.map(read, range(len(planes))))
-    return array
-
-
-def read_plane(header):
-    """Return one plane in HU, padding as air."""
-    stored, padding, _ = read_stored(header)
-    slope, intercept = read_rescale(header)
-    if padding is not None and padding.any():
-        stored = np.where(padding, 0, stored)
-    hu = to_hounsfield(stored, slope, intercept)
-    np.maximum(hu, -1024, out=hu)
-    if padding is not None:
-        hu[padding] = -1024
-    return hu
+def drop_duplicates(stack):
+    """Drop planes that repeat the one before; refuse others at one position."""
+    kept = [0]
+    for index in range(1, len(stack.planes)):
+        last = kept[-1]
+        if stack.steps[index] - stack.steps[last] > SAME_POSITION:
+            kept.append(index)
+            continue
+        pair = [stack.planes[last], stack.planes[index]]
+        aside = np.abs(stack.shifts[index] - stack.shifts[last]).max()
+        if aside > SAME_POSITION or not np.array_equal(*read_planes(pair, quiet=True)):
+            here = stack.steps - stack.steps[last]
+            raise SeriesError(
+                f"{np.sum(np.abs(here) <= SAME_POSITION)} planes with different pixels "
+                "at one position: two phases, kernels or reconstructions share the "
+                "series; move one of them into a folder of its own",
+                stack.planes[index].file,
+            )
+    doubles = sorted(set(range(len(stack.planes))) - set(kept))
+    if doubles:
+        file = stack.planes[doubles[0]].file
+        warn(f"{len(doubles)} plane(s) are copies of others; left out", file)
+    return stack.take(kept)
 
 
-def save_volume(path, volume):
-    """Save a volume's array and geometry as one ``.npz`` file, and nothing else.
+def thickness(header):
+    """Return Slice Thickness in mm as the spacing of a single plane, and warn."""
+    why = "a single plane has no spacing, and this cannot stand in for it"
+    value = header.numbers("SliceThickness", 1, why)[0]
+    if not 0 < value < 100:
+        raise header.error("SliceThickness", why)
+    warn(
+        "a single plane: its spacing along the normal is unknown, Slice Thickness "
+        f"(0018,0050), {value:g} mm, stands in for it",
+        header.file,
+    )
+    return value
+
+
+def is_regular(stack):
+    """Tell whether planes are evenly spaced and stand behind one another."""
+    try:
+        return bool(check_spacing(stack))
+    except SeriesError:
+        return False
+
+
+def straighten(stack, array):
+    """Resample irregular planes to a regular grid by their true positions.
+
+    Parameters
+    ----------
+    stack : Stack
+    array : (plane, row, column) ndarray
+        HU of the planes of `stack`.
+
+    Returns
+    -------
+    volume : Volume
+        Spaced by the median gap, linear between planes, -1024 HU where no plane is.
+    """
+    steps = stack.steps - stack.steps[0]
+    spacing = float(np.median(np.diff(steps)))
+    count = math.floor(steps[-1] / spacing + 1e-6) + 1
+    offsets = stack.shifts / stack.pixel_spacing
+    low, high = np.floor(offsets.min(0) + 1e-6), np.ceil(offsets.max(0) - 1e-6)
+    shape = tuple(np.array(array.shape[1:]) + (high - low).astype(int))
+    size = count * math.prod(shape)
+    if size > 8 * array.size:
+        raise SeriesError(
+            f"gaps of up to {np.diff(steps).max():.1f} mm and shifts of up to "
+            f"{np.abs(stack.shifts).max():.1f} mm are too large to interpolate; "
+            "move the planes that do not belong here into another folder",
+            stack.planes[0].file,
+        )
+
+    def place(index):
+        plane = np.full(shape, AIR, np.float32)
+        plane[: array.shape[1], : array.shape[2]] = array[index]
+        return ndimage.shift(plane, offsets[index] - low, order=1, cval=AIR)
+
+    regular = np.empty((count, *shape), array.dtype)
+    before, planes = -1, (None, None)
+    for target in range(count):
+        step = min(target * spacing, steps[-1])
+        index = min(int(np.searchsorted(steps, step, "right")) - 1, len(steps) - 2)
+        if index != before:
+            before, planes = index, (place(index), place(index + 1))
+        weight = (step - steps[index]) / (steps[index + 1] - steps[index])
+        plane = (1 - weight) * planes[0] + weight * planes[1]
+        regular[target] = plane if array.dtype == np.float32 else np.rint(plane)
+    warn(
+        f"irregular planes (gaps {np.diff(steps).min():.3f} to "
+        f"{np.diff(steps).max():.3f} mm, up to {np.abs(stack.shifts).max():.1f} mm "
+        f"aside) were interpolated to {count} planes every {spacing:.3f} mm",
+        stack.planes[0].file,
+    )
+    origin = stack.origin + stack.direction[:, 1:] @ (low * stack.pixel_spacing)
+    return Volume(regular, (spacing, *stack.pixel_spacing), origin, stack.direction)
+
+
+def save_volume(path: str | os.PathLike, volume: Volume) -> None:
+    """Save a volume's array and geometry, and nothing else, as an ``.npz`` file.
 
     Parameters
     ----------
@@ -226,20 +314,22 @@ def save_volume(path, volume):
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
-            np.savez_compressed(
-                file,
-                array=volume.array,
-                spacing=volume.spacing,
-                origin=volume.origin,
-                direction=volume.direction,
-            )
+            np.savez(file, **{name: getattr(volume, name) for name in PARTS})
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
-def load_volume(path):
-    """Load a volume that `save_volume` wrote; never unpickles anything.
+PARTS = {  # dtypes and number of axes of a saved volume
+    "array": (("<i2", "<f4"), 3),
+    "spacing": (("<f8",), 1),
+    "origin": (("<f8",), 1),
+    "direction": (("<f8",), 2),
+}
+
+
+def load_volume(path: str | os.PathLike) -> Volume:
+    """Load a volume that `save_volume` wrote; nothing is unpickled.
 
     Parameters
     ----------
@@ -252,9 +342,41 @@ def load_volume(path):
     Raises
     ------
     SeriesError
-        If the file is not such a file, or claims more than it holds.
+        If the file is something else, or its header claims more than it holds.
 
     Built in notebook 02.
     """
-    with np.load(path, allow_pickle=False) as parts:
-        return Volume(**{name: parts[name] for name in parts.files})
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sorted(archive.namelist()) != sorted(f"{name}.npy" for name in PARTS):
+                raise ValueError("it has other members")
+            return Volume(**{name: read_part(archive, name) for name in PARTS})
+    # zipfile and numpy raise a dozen kinds of errors on a damaged file
+    except Exception as error:
+        raise SeriesError(
+            f"is not a volume that save_volume wrote: {type(error).__name__}; "
+            "load the DICOM series again",
+            path,
+        ) from None
+
+
+def read_part(archive, name):
+    """Return one array of a saved volume after comparing its header with its size."""
+    info = archive.getinfo(f"{name}.npy")
+    dtypes, axes = PARTS[name]
+    with archive.open(info) as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError("unknown version")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
+        size = math.prod(shape) * dtype.itemsize
+        held = min(info.file_size, info.compress_size) - file.tell()
+        if dtype.str not in dtypes or len(shape) != axes or fortran:
+            raise ValueError("unknown form")
+        if size != held or size > min(
+            MAX_SERIES, Path(archive.filename).stat().st_size
+        ):
+            raise ValueError("it claims another size than it has")
+        array = np.empty(shape, dtype)
+        if file.readinto(array.data.cast("B")) != size:
+            raise ValueError("it is cut off")
+    return array
