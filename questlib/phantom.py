@@ -17,8 +17,8 @@ from scipy import ndimage
 
 from questlib.volume import AXIAL, Volume
 
-APEX = 122.0  # mm: top of the lungs
-LUNG_BOX = ((-150, 126), (-100, 92), (-140, 140))
+APEX = 126.0  # mm: top of the lungs
+LUNG_BOX = ((-150, 130), (-102, 92), (-144, 144))
 FAR = (-1e4, 1e4)
 LABELS = {"right lung": 1, "left lung": 2, "airway": 3}
 PARTS = ("body", "bones", "heart", "liver", "gas", "vessels", "bronchi", "nodules")
@@ -171,7 +171,7 @@ def _trunk(points, arms=()):
     z, y, x = _open(points)
     rise = np.sqrt(1 - np.clip((z - 88) / 72, 0, 0.97) ** 2)
     waist = 1 - 0.04 * np.clip((-60 - z) / 90, 0, 1)
-    half_width, half_depth = 158 * rise * waist, 60 + 57 * rise
+    half_width, half_depth = 162 * rise * waist, 60 + 59 * rise
     out = _oval(y - 8, x, flat=60 * rise, half_width=half_width, half_depth=half_depth)
     out = out + 4.5 * np.exp(-((x / 20) ** 2))  # furrow of the back and the breastbone
     neck = np.sqrt((y - 14) ** 2 + x * x) - 60 + np.maximum(112 - z, 0)
@@ -190,7 +190,7 @@ def _chest_size(z):
     taper = np.clip((z + 25) / (APEX + 25), 0, 1)
     size = np.sqrt(np.maximum(1 - taper**2.6, 0))
     size = size * (1 - 0.06 * np.clip((-60 - z) / 60, 0, 1))
-    return 40 + 86 * size, 86 * size
+    return 40 + 90 * size, 88 * size
 
 
 def _cavity(points):
@@ -198,7 +198,7 @@ def _cavity(points):
     z, y, x = _open(points)
     inner = np.maximum(1 - np.abs(x) / 54, 0)
     half_width, half_depth = _chest_size(z + 16 * inner)
-    return _oval(y + 4, x, flat=40, half_width=half_width, half_depth=half_depth)
+    return _oval(y + 5, x, flat=40, half_width=half_width, half_depth=half_depth)
 
 
 def _below_dome(points):
@@ -209,14 +209,14 @@ def _below_dome(points):
     fall = np.where(side < 0, 0.06, 1.0) * side**2
     depth = (y + 8) / 90
     fall = 72 * (fall + np.where(depth > 0, 1.0, 0.6) * depth**2)
-    height = -38 - 12 * left * left * (3 - 2 * left) - fall
+    height = -45 - 10 * left * left * (3 - 2 * left) - fall
     return (height - z) / np.sqrt(1 + fall / 33)
 
 
 def _table():
     def distance(points, inset):
         _, y, x = _open(points)
-        return np.abs(y + x * x / 900 - 141) - 13 + inset + 0 * points[0][:, None, None]
+        return np.abs(y + x * x / 900 - 143) - 13 + inset + 0 * points[0][:, None, None]
 
     layers = ((0, -80), (2.5, -900), (8, -1000))  # shell, foam, a slot of air
     return [
@@ -233,12 +233,12 @@ def _rib(number, side):
     height = top - (22 + 13 * min(number, 3)) * np.linspace(0, 1, 15) ** 1.1
     half_width, half_depth = _chest_size(height + 4)
     column = 40 + (half_width - 34) * np.cos(angles)
-    arc = np.stack([height, -4 + (half_depth + 6) * np.sin(angles), side * column], 1)
+    arc = np.stack([height, -5 + (half_depth + 6) * np.sin(angles), side * column], 1)
     arc = np.concatenate([[(top + 2, 68, side * 19)], arc])
     flat = (0.7, 1, 1)
     shapes = _path(arc, 5.2, ((0, 850), (2, 200)), "bones", scale=flat)
     if number < 7:
-        front = [arc[-1], (max(arc[-1][0] + 6, -40), -96, side * 14)]
+        front = [arc[-1], (max(arc[-1][0] + 6, -40), -99, side * 14)]
         shapes += _path(front, 5, ((0, 110),), "body", scale=flat)
     return shapes
 
@@ -249,7 +249,7 @@ def _bones(arms):
         if arms:
             bone = [np.multiply(point, (1, 1, side)) for point in arms[:2]]
             shapes += _path(bone, (14, 11), ((0, 1000), (3.5, 60)), "bones")
-        collar = [(84, -90, side * 14), (98, -80, side * 55), (108, -20, side * 112)]
+        collar = [(84, -93, side * 14), (98, -80, side * 55), (108, -20, side * 112)]
         shapes += _path(collar, 6, shell, "bones")
         box = ((0, 108), (15, 125), (-132, -66) if side < 0 else (66, 132))
         for depth, hu in ((2.6, 750), (0.8, 250)):
@@ -257,7 +257,7 @@ def _bones(arms):
             shapes.append(Shape(box, blade, hu, "bones"))
         for number in range(12):
             shapes += _rib(number, side)
-    breastbone = [(66, -95, 0), (-45, -95, 0)]
+    breastbone = [(66, -98, 0), (-45, -98, 0)]
     return shapes + _path(
         breastbone, 12, ((0, 650), (2.5, 200)), "bones", scale=(1, 2.4, 1)
     )
@@ -279,7 +279,7 @@ def _spine():
 
 
 def _abdomen(bowel_gas):
-    inside = ((-1e4, 40), (-100, 90), (-135, 135))
+    inside = ((-1e4, 40), (-100, 90), (-140, 140))
 
     def below(points, depth):
         return np.maximum(_cavity(points), -_below_dome(points)) + depth
@@ -340,7 +340,9 @@ def _lungs(touching):
         _tube((-80, 30, 4), (120, 20, 0), (17, 17), **fat),
         _tube((84, -25, 0), (150, -5, 0), (25, 27), scale=(1, 0.42, 1), **fat),
         _tube((15, -88, 2), (75, -88, 0), (9, 14), **fat),
-        _tube((64, 4, 4), (52, 8, 10), (14, 14), **fat),
+        _tube((64, 0, -4), (52, 10, 8), (17, 15), **fat),
+        _tube((44, -16, 2), (44, 0, 2), (13, 13), **fat),
+        _tube((-48, -10, -6), (-50, 8, 6), (17, 17), **fat),
         _tube((-46, -26, -10), (-50, -40, 25), (15, 15), **fat),
     ]
     around = [s._replace(distance=lambda p, s=s: s.distance(p) - 3) for s in around]
@@ -355,7 +357,7 @@ def _lungs(touching):
 
     return {
         name: Shape(
-            (*LUNG_BOX[:2], sorted((-8 * side, 140 * side))),
+            (*LUNG_BOX[:2], sorted((-8 * side, 144 * side))),
             lambda p, s=side: lung(p, s),
             lambda row: -868 + 0.4 * row,  # gravity: denser towards the back
             name,
@@ -436,7 +438,7 @@ def _lung_contents(lungs, rng, *, nodules, mass, consolidation, emphysema):
         center = np.add(shift, (-50, 45, -80))
         shapes.append(_ball(center, consolidation / 4, 25, "consolidation"))
     if mass:
-        late.append(_ball((52, 5, 46), mass / 2, 38, "mass"))
+        late.append(_ball((52, 5, 51), mass / 2, 38, "mass"))
     for size, place in nodules:
         center = _nodule_center(lungs, size, place)
         late.append(_ball(center, size / 2, 35, "nodules"))
