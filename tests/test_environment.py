@@ -147,3 +147,33 @@ def test_no_package_host_is_named(name):
     text = (ROOT / name).read_text("utf-8")
     text = text.replace(load("pyproject.toml")["project"]["urls"]["Repository"], "")
     assert not HOST.search(text)
+
+
+def test_hooks_run_the_locked_tools():
+    text = (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
+    revisions = {
+        hook["repo"]: hook.get("rev") for hook in yaml.safe_load(text)["repos"]
+    }
+    for tool in ("ruff", "codespell"):
+        (found,) = [rev for repo, rev in revisions.items() if tool in repo]
+        assert found == "v" + locked()[tool][0]["version"]
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / ".github").rglob("*.yml")), ids=lambda path: path.stem
+)
+def test_forms_and_workflows_are_yaml(path):
+    data = yaml.safe_load(path.read_text("utf-8"))
+    if path.parent.name == "workflows":
+        assert set(data["jobs"]) == {"strict", "lax", "weekly"}
+        assert data["jobs"]["strict"]["steps"][-1]["run"] == "bash .ci/run"
+    elif path.stem != "config":
+        assert all(part["attributes"] for part in data["body"])
+
+
+def test_citation_names_version_and_data():
+    import questlib
+
+    data = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert data["version"] == questlib.__version__
+    assert data["references"][0]["doi"] == "10.7937/TCIA.2020.NNC2-0461"
