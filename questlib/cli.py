@@ -1,0 +1,211 @@
+"""The command line: list, mask or run a scan, make the phantom, fetch the patient."""
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+
+from questlib import __version__
+
+
+def _list(options):
+    from questlib.series import find_series
+
+    found = find_series(options.folder)
+    rows = [("no.", "modality", "planes", "rows x columns", "spacing in mm")]
+    for number, one in enumerate(found, start=1):
+        shape = " x ".join(str(size) for size in one.shape or ()) or "mixed"
+        spacing = " x ".join(f"{mm:.3f}" for mm in one.spacing or ()) or "no volume"
+        rows.append((f"{number}", one.modality, f"{one.planes}", shape, spacing))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows if found else ():
+        cells = zip(row, widths, strict=True)
+        print(_plain("  ".join(cell.ljust(width) for cell, width in cells).rstrip()))
+    for name, reason in found.skipped:
+        print(f"skipped {_plain(name)}: {_plain(reason)}")
+    if not found:
+        raise ValueError(
+            f"no DICOM series in {options.folder.name or 'this folder'}: "
+            "give the folder that holds the scan's files"
+        )
+
+
+def _mask(options):
+    from questlib.report import write_mask
+
+    summary = write_mask(
+        options.folder,
+        options.out,
+        series_uid=_find_uid(options),
+        overwrite=options.overwrite,
+        regularize=options.regularize,
+        keep_identity=options.keep_identity,
+    )
+    _say(summary, options.out)
+
+
+def _run(options):
+    from questlib.report import write_report
+
+    summary = write_report(
+        options.folder,
+        options.out,
+        series_uid=_find_uid(options),
+        overwrite=options.overwrite,
+    )
+    _say(summary, options.out)
+    print(f"open {options.out / 'index.html'}")
+
+
+def _phantom(options):
+    from questlib.phantom import make_phantom
+
+    if options.folder.exists() and any(options.folder.iterdir()):
+        raise ValueError(
+            f"{options.folder.name} is not empty: give the phantom a folder of its own"
+        )
+    phantom = make_phantom(options.folder, seed=options.seed)
+    print(f"phantom written: {phantom.volume}")
+
+
+def _fetch(options):
+    from questlib.data import fetch_patient
+
+    files = [path for path in Path(fetch_patient()).rglob("*") if path.is_file()]
+    print(f"the patient is ready: {len(files)} files, checked against their sha256")
+
+
+def _find_uid(options):
+    """Turn a number of ``questlib list`` into its Series Instance UID."""
+    if options.folder is None:
+        return options.series
+    from questlib.series import SeriesError, choose_series, find_series
+
+    found, choice = find_series(options.folder), options.series
+    if choice is not None and choice.isdecimal():
+        if not 1 <= int(choice) <= len(found):
+            raise ValueError(f"no series {choice}: {_number(found)}")
+        return found[int(choice) - 1].uid
+    try:
+        return choose_series(found, choice).uid
+    except SeriesError:
+        if choice is not None or sum(one.planes > 0 for one in found) < 2:
+            raise
+        raise ValueError(f"{_number(found)}; choose one with --series N") from None
+
+
+def _number(found):
+    series = "; ".join(f"{number}: {one}" for number, one in enumerate(found, start=1))
+    return f"the folder holds {len(found)} series: {series}"
+
+
+def _say(summary, out):
+    volumes = summary["volumes_ml"]
+    parts = ", ".join(f"{name} {ml:,.0f} mL" for name, ml in volumes.items())
+    print(f"{parts}; {summary['seconds']['total']:.1f} s")
+    for finding in summary["findings"]:
+        print(f"- {finding}")
+
+
+def _plain(text):
+    """Put a message on one line, without characters that could steer a terminal."""
+    return "".join(c if c.isprintable() else " " for c in str(text)).strip()
+
+
+def _refuse(error):
+    if isinstance(error, OSError) and error.strerror:
+        name = Path(error.filename).name if isinstance(error.filename, str) else ""
+        text = f"{error.strerror}{name and ': ' + name}"
+    elif isinstance(error, MemoryError):
+        text = "not enough memory for this scan"
+    elif (
+        isinstance(error, (ValueError, OSError)) or type(error).__name__ == "DataError"
+    ):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error}; please report it as a bug"
+    print(f"questlib: {_plain(text)}", file=sys.stderr)
+    return 1
+
+
+def _show_warning(message, *_):
+    print(f"questlib: note: {_plain(message)}", file=sys.stderr)
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="questlib",
+        description="From a folder of CT planes to a lung mask. Not for diagnosis.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(function, name, text):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=function)
+        return command
+
+    listing = add(_list, "list", "show the series in a folder, without identifiers")
+    listing.add_argument("folder", type=Path, metavar="FOLDER")
+    mask = add(_mask, "mask", "write the lung mask of a scan, and its volumes")
+    mask.add_argument("folder", type=Path, metavar="FOLDER")
+    run = add(_run, "run", "take a scan through the whole lesson and write a report")
+    run.add_argument(
+        "folder", type=Path, nargs="?", metavar="FOLDER", help="default: the patient"
+    )
+    for command in (mask, run):
+        command.add_argument("--out", type=Path, required=True, metavar="DIR")
+        command.add_argument(
+            "--series", metavar="N", help="number in `questlib list`, or a series UID"
+        )
+        command.add_argument(
+            "--overwrite", action="store_true", help="replace an earlier result"
+        )
+    mask.add_argument(
+        "--regularize", action="store_true", help="resample unevenly spaced planes"
+    )
+    mask.add_argument(
+        "--keep-identity",
+        action="store_true",
+        help="lungs.seg.dcm keeps the patient's name and ID (default: removed)",
+    )
+    phantom = add(_phantom, "phantom", "compute a chest with known truth as DICOM")
+    phantom.add_argument("folder", type=Path, metavar="DIR")
+    phantom.add_argument("--seed", type=int, default=0, metavar="N")
+    add(_fetch, "fetch", "download the tutorial's patient once")
+    return parser
+
+
+def main(arguments=None):
+    """Run the command line; return its exit status (0 done, 1 refused, 2 wrong usage).
+
+    Examples
+    --------
+    >>> main(["list", "no-such-folder"])  # one line on stderr, no traceback
+    1
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("always", category=_series_warning())
+            warnings.showwarning = _show_warning
+            options.run(options)
+    except KeyboardInterrupt:
+        print("questlib: stopped; nothing was kept", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if sys.flags.dev_mode:  # python -X dev -m questlib.cli: show where
+            raise
+        return _refuse(error)
+    return 0
+
+
+def _series_warning():
+    from questlib.series import SeriesWarning
+
+    return SeriesWarning
+
+
+if __name__ == "__main__":
+    sys.exit(main())
