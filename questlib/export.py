@@ -10,7 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
+from pydicom.config import RAISE, disable_value_validation
+from pydicom.datadict import dictionary_VR
 from pydicom.uid import generate_uid
+from pydicom.valuerep import validate_value
 from scipy import ndimage
 
 from questlib import __version__
@@ -114,7 +117,8 @@ def save_nifti(path, array: np.ndarray, like, *, overwrite: bool = False) -> Non
     """
     import nibabel
 
-    array, shape = np.asarray(array), np.shape(getattr(like, "labels", like.array))
+    array = np.asarray(array)
+    shape = like.labels.shape if hasattr(like, "labels") else like.shape
     if array.shape != shape:
         raise ValueError(f"the array is {array.shape}, but its geometry is for {shape}")
     name = Path(path).name
@@ -192,8 +196,12 @@ def save_dicom_seg(
     """
     from highdicom.seg import Segmentation
 
-    with _new_file(path, overwrite) as part, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # they would quote the patient's name
+    # the warnings of pydicom and highdicom would quote the patient's name
+    with (
+        _new_file(path, overwrite) as part,
+        disable_value_validation(),
+        warnings.catch_warnings(action="ignore"),
+    ):
         series = choose_series(find_series(source), series_uid)
         stack = sort_planes(series.headers)
         single = np.append(True, np.diff(stack.steps) > 1e-3)  # no plane twice
@@ -251,13 +259,11 @@ def labels_on_planes(lung_mask, stack) -> np.ndarray:
     row_step, column_step = (to_index @ stack.direction[:, 1:]).T * np.reshape(
         stack.pixel_spacing, (2, 1)
     )
-    ours = np.arange(len(starts))[:, None] * [1, 0, 0]
-    last = (
-        (rows - 1) * row_step + (columns - 1) * column_step - (0, rows - 1, columns - 1)
-    )
-    same_grid = labels.shape == (len(starts), rows, columns)
-    if same_grid and abs(starts - ours).max() + abs(last).max() < 0.02:
-        return labels
+    if labels.shape == (len(starts), rows, columns):
+        drift = starts - np.arange(len(starts))[:, None] * [1, 0, 0]
+        turn = rows * (row_step - [0, 1, 0]), columns * (column_step - [0, 0, 1])
+        if max(abs(drift).max(), np.abs(turn).max()) < 0.02:  # voxels: the same grid
+            return labels
     grid = np.multiply.outer(row_step, np.arange(rows))[:, :, None]
     grid = grid + np.multiply.outer(column_step, np.arange(columns))[:, None]
     parts = [labels == label for label in (1, 2, 3)]
@@ -286,8 +292,7 @@ def labels_on_planes(lung_mask, stack) -> np.ndarray:
 
 def _check_belongs(labels, lung_mask, found, stack):
     """Refuse a mask of which more than a fifth is lost on the planes of the source."""
-    gaps = np.diff(stack.steps, prepend=stack.steps[0], append=stack.steps[-1])
-    widths = (gaps[1:] + gaps[:-1]) / 2  # of planes, in mm: they may be uneven
+    widths = np.gradient(stack.steps) if len(found) > 1 else lung_mask.spacing[0]
     area = np.prod(stack.pixel_spacing)
     here = (np.count_nonzero(found, axis=(1, 2)) * widths).sum() * area / 1000
     all_of_it = np.count_nonzero(labels) * np.prod(lung_mask.spacing) / 1000
@@ -307,7 +312,7 @@ def _describe_planes(stack, deidentify):
         plane = pydicom.Dataset()
         plane.SpecificCharacterSet = "ISO_IR 192"  # UTF-8
         for keyword in tags:
-            setattr(plane, keyword, str(ds.get(keyword) or ""))
+            setattr(plane, keyword, _keep_valid(keyword, str(ds.get(keyword) or "")))
         for keyword in _GEOMETRY:
             setattr(plane, keyword, header.text(keyword).split("\\"))
         plane.SliceThickness = header.text("SliceThickness") or None
@@ -321,6 +326,15 @@ def _describe_planes(stack, deidentify):
                 setattr(plane, keyword, fresh[plane[keyword].value])
         planes.append(plane)
     return planes
+
+
+def _keep_valid(keyword, text):
+    """Return the text, or nothing where highdicom would refuse it."""
+    try:
+        validate_value(dictionary_VR(keyword), text, RAISE)
+    except ValueError:
+        return ""
+    return "" if keyword == "PatientSex" and text not in ("M", "F", "O") else text
 
 
 def _describe_segments():
