@@ -15,6 +15,7 @@ MAX_DEPTH = 32
 MAX_VALUE = 1 << 26  # bytes of one header element that is kept
 MAX_INFLATED = 1 << 27  # bytes of one deflated file
 UNDEFINED = 0xFFFFFFFF
+BIG_ENDIAN = b"1.2.840.10008.1.2.2"
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 VRS = LONG_VRS.union(
@@ -39,7 +40,7 @@ PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 def _name_file(self, message, file):
     self.file = Path(file).name if file is not None else None
     self.reason = message
-    return f"{quote(self.file)}: {message}" if self.file else message
+    return f"{quote(self.file, 255)}: {message}" if self.file else message
 
 
 class SeriesError(ValueError):
@@ -69,11 +70,10 @@ class NotDicomError(SeriesError):
     binary = False  # whether the file looks like data, not like text
 
 
-def quote(text):
+def quote(text, limit=48):
     """Return text from a file in a form that is short and safe to print."""
-    text = text.encode("ascii", "backslashreplace").decode()
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= 48 else f"{text[:45]}..."
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def name_tag(keyword):
@@ -298,7 +298,10 @@ def open_dataset(path):
     known = group in (2, 4, 8) or (group, element >> 8) == (0x0800, 0)
     if not (start or known):
         stream.close()
-        error = NotDicomError("not a DICOM file" if head else "empty file", path)
+        kind = "empty file" if not head else "not a DICOM file"
+        if head[:2] == b"PK":
+            kind = "a zip archive: unpack it first"
+        error = NotDicomError(kind, path)
         error.binary = b"\0" in head or not head
         raise error
     stream.seek(start)
@@ -363,6 +366,12 @@ def read_header(path):
         order = min("<>", key=lambda order: struct.unpack(order + "H", head[:2]))
         walker = Walker(stream, path, order, head[4:6] not in VRS)
         values, pixels = walker.read()
+        big = meta.get("TransferSyntaxUID", b"").strip(b" \0") == BIG_ENDIAN
+        if meta and big != (order == ">"):
+            here = "little" if order == "<" else "big"
+            raise walker.damaged(
+                f"{name_tag('TransferSyntaxUID')} does not fit {here} endian elements"
+            )
         size = walker.size
         header = Header(path, meta | values, order, walker.implicit, pixels, size)
         if "PerFrameFunctionalGroupsSequence" not in values:

@@ -248,19 +248,24 @@ def read_plane(header, out, decoders):
     notes : None or set of str
         Keys of `NOTES`; None if `out` is int16 and the plane does not fit.
     """
-    stored, padding, dirty = read_stored(header, decoders)
+    notes = {"lossy"} if is_lossy(header) else set()
     slope, intercept = read_rescale(header)
-    notes = {"dirty"} if dirty else set()
-    if is_lossy(header):
-        notes.add("lossy")
-    limits = np.iinfo(stored.dtype)
-    floor = -(-(AIR - intercept) // slope) if slope > 0 else limits.min
-    floor = int(np.clip(floor, limits.min, limits.max))
-    if padding is not None and padding.any():
-        hu = stored[padding] * slope + intercept
+    raw = read_raw(header, decoders)
+    padding = find_padding(header, raw)
+    if padding is not None:
+        hu = raw[padding] * slope + intercept
         if ((hu > TISSUE[0]) & (hu < TISSUE[1])).any():
             notes.add("tissue")
             padding = touching_border(padding)
+    stored, dirty = clear_unused_bits(header, raw)
+    if dirty is not None and is_sentinel(raw[dirty]):
+        padding = dirty if padding is None else padding | dirty
+    elif dirty is not None and (padding is None or (dirty & ~padding).any()):
+        notes.add("dirty")
+    limits = np.iinfo(stored.dtype)
+    floor = -(-(AIR - intercept) // slope) if slope > 0 else limits.min
+    floor = int(np.clip(floor, limits.min, limits.max))
+    if padding is not None:
         stored[padding] = floor
     if floor > limits.min:
         np.maximum(stored, floor, out=stored)
@@ -384,73 +389,65 @@ def decode_plane(stream, header, decoders):
         ) from None
 
 
-def read_stored(header, decoders):
-    """Return the stored values of one plane, and where they are padding.
-
-    Parameters
-    ----------
-    header : Header
-        Checked by `check_pixels`.
-    decoders : Decoders
-
-    Returns
-    -------
-    stored : (row, column) ndarray of int, writable
-        Signed or unsigned as the header says, unused bits cleared.
-    padding : None or (row, column) ndarray of bool
-    dirty : bool
-        Whether unused bits were set.
-
-    References
-    ----------
-    DICOM PS3.5, 8.1.1 (Pixel Data encoding); PS3.3, C.7.5.1.1.2 (Pixel Padding Value).
-    """
-    bits, used = header.integer("BitsAllocated"), header.integer("BitsStored")
+def read_raw(header, decoders):
+    """Return one plane as it is stored, signed or unsigned, unused bits untouched."""
+    bits = header.integer("BitsAllocated")
     kind = f"{'i' if header.integer('PixelRepresentation') else 'u'}{bits // 8}"
     with open_dataset(header.file)[0] as stream:
         if header.pixels[3] == UNDEFINED:
-            raw = decode_plane(stream, header, decoders).view(f"u{bits // 8}")
-        else:
-            shape = header.integer("Rows"), header.integer("Columns")
-            raw = np.empty(shape, f"{header.order}u{bits // 8}")
-            stream.seek(header.pixels[2] + header.frame * raw.nbytes)
-            if stream.readinto(raw.data.cast("B")) != raw.nbytes:
-                raise SeriesError("changed while it was read", header.file)
-            raw = raw.astype(raw.dtype.newbyteorder("="), copy=False)
-    padding = find_padding(header, raw.view(kind))
-    top = bits - header.integer("HighBit") - 1
-    if not top and used == bits:
-        return raw.view(kind), padding, False
-    stored = (raw << top).view(kind) >> (bits - used)
-    dirty = stored.view(raw.dtype) != raw
-    if top != bits - used or not dirty.any():
-        return stored, padding, False
-    if is_sentinel(raw[dirty]):
-        return stored, dirty if padding is None else padding | dirty, False
-    return stored, padding, True
+            return decode_plane(stream, header, decoders).view(kind)
+        shape = header.integer("Rows"), header.integer("Columns")
+        raw = np.empty(shape, header.order + kind)
+        stream.seek(header.pixels[2] + header.frame * raw.nbytes)
+        if stream.readinto(raw.data.cast("B")) != raw.nbytes:
+            raise SeriesError("changed while it was read; load it again", header.file)
+    return raw.astype(kind, copy=False)
+
+
+def clear_unused_bits(header, raw):
+    """Clear the bits outside Bits Stored, and extend the sign over them.
+
+    Returns
+    -------
+    stored : ndarray like `raw`
+    dirty : None or ndarray of bool
+        Where unused bits said something else.
+
+    References
+    ----------
+    DICOM PS3.5, 8.1.1 (Pixel Data encoding of related data elements).
+    """
+    above = raw.itemsize * 8 - header.integer("HighBit") - 1
+    unused = raw.itemsize * 8 - header.integer("BitsStored")
+    if not unused:
+        return raw, None
+    stored = (raw << above) >> unused
+    dirty = stored != raw
+    return stored, dirty if above == unused and dirty.any() else None
 
 
 def is_sentinel(values):
     """Tell whether unused bits are set only because of one negative padding value."""
     signed = values.view(values.dtype.str.replace("u", "i"))
-    return values.size >= 16 and signed[0] < 0 and bool((values == values[0]).all())
+    return len(values) >= 16 and signed[0] < 0 and bool((values == values[0]).all())
 
 
 def find_padding(header, raw):
     """Return where a plane holds its Pixel Padding Value or range, or None.
 
-    The two values are read with the sign of the pixels: scanners write them with the
-    wrong value representation.
+    Scanners write the two values with the wrong VR: the pixels' sign decides.
+
+    References
+    ----------
+    DICOM PS3.3, C.7.5.1.1.2 (Pixel Padding Value and Pixel Padding Range Limit).
     """
     if not header.values.get("PixelPaddingValue"):
         return None
-    wrap = np.dtype(raw.dtype.str.replace("i", "u"))
     ends = [
-        np.array(header.integer(keyword) & 0xFFFF, "u4").astype(wrap).view(raw.dtype)
+        np.array(header.integer(keyword) & 0xFFFF, "u4").astype(raw.dtype)
         for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit")
         if header.values.get(keyword)
     ]
     low, high = min(ends), max(ends)
-    if low == high:
-        return raw == low
-    return (raw >= low) & (raw <= high)
+    padding = raw == low if low == high else (raw >= low) & (raw <= high)
+    return padding if padding.any() else None

@@ -428,27 +428,26 @@ def check_spacing(stack):
         do not stand behind one another.
     """
     gaps = np.diff(stack.steps)
-    gaps = gaps[gaps > SAME_POSITION]
-    if not gaps.size:
+    real = gaps[gaps > SAME_POSITION]
+    if not real.size:
         raise SeriesError("all planes lie at one position", stack.planes[0].file)
     check_tilt(stack)
-    typical = float(np.median(gaps))
-    off = np.abs(np.diff(stack.steps) - typical) > max(0.02 * typical, 0.02)
-    off &= np.diff(stack.steps) > SAME_POSITION
-    if off.any():
-        index = int(off.argmax())
-        gap = np.diff(stack.steps)[index]
-        missing = round(gap / typical) - 1
-        whole = abs(gap / typical - missing - 1) < 0.05 and missing > 0
-        cause = f"{missing} missing" if whole else "planes of two scans, or lost planes"
-        raise SeriesError(
-            f"planes are not evenly spaced: {gap:.3f} mm to the next plane, elsewhere "
-            f"{typical:.3f} mm (planes {index + 1} and {index + 2} of "
-            f"{len(stack.steps)}, {off.sum()} such gaps); likely cause: {cause}; "
-            "export the series again, or pass regularize=True to interpolate",
-            stack.planes[index].file,
-        )
-    return float(stack.steps[-1] - stack.steps[0]) / gaps.size
+    for typical in (float(real.mean()), float(np.median(real))):
+        off = np.abs(gaps - typical) > max(0.02 * typical, 0.02)
+        off &= gaps > SAME_POSITION
+        if not off.any():
+            return float(real.mean())
+    index = int(off.argmax())
+    missing = round(gaps[index] / typical) - 1
+    whole = missing > 0 and abs(gaps[index] / typical - missing - 1) < 0.05
+    cause = f"{missing} missing" if whole else "planes of two scans, or lost planes"
+    raise SeriesError(
+        f"planes are not evenly spaced: {gaps[index]:.3f} mm to the next plane, "
+        f"elsewhere {typical:.3f} mm (planes {index + 1} and {index + 2} of "
+        f"{len(stack.steps)}, {off.sum()} such gaps); likely cause: {cause}; "
+        "export the series again, or pass regularize=True to interpolate",
+        stack.planes[index].file,
+    )
 
 
 def check_tilt(stack):
