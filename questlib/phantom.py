@@ -96,8 +96,7 @@ def _open(points):
 def _crop(points, box):
     """Index ranges of the coordinates within the box, and the coordinates there."""
     cut = tuple(
-        slice(*np.searchsorted(axis, ends))
-        for axis, ends in zip(points, box, strict=True)
+        slice(*axis.searchsorted(ends)) for axis, ends in zip(points, box, strict=True)
     )
     return cut, [axis[part] for axis, part in zip(points, cut, strict=True)]
 
