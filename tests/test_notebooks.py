@@ -55,6 +55,7 @@ IDENTIFIER = re.compile(
     r"|\b(?:1\.3\.6|1\.2\.(?!840\.10008)|2\.25\.)[\d.]{16,}"  # an instance's UID
 )
 NUMBER = re.compile(r"(?<![\w.,-])-?\d[\d,]*(?:\.\d+)?(?![\w,]*\d|\.\d|-D)")
+KNOWN = {"-1000", "1000", "-1024", "2017"}  # air, mL, 12 bits, the first tutorial
 STEMS = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 
 
@@ -121,13 +122,16 @@ def pictures(cell, kind="image/png"):
 
 
 def numbers(text):
-    """List the numbers that prose quotes: three digits or a decimal point at least.
+    """List the numbers that prose quotes: a decimal point, or four digits at least.
 
-    Tags, links, references by number, code and formulas are no quotations.
+    Tags, links, licenses, code and formulas are no quotations.
     """
-    noise = r"\([0-9A-F]{4},[0-9A-F]{4}\)|\]\([^)]*\)|`[^`]*`|\$[^$]*\$|DOI \S+"
+    noise = (
+        r"\([0-9A-F]{4},[0-9A-F]{4}\)|\]\([^)]*\)|`[^`]*`|\$[^$]*\$"
+        r"|DOI \S+|CC BY [34]\.0|BSD-3"
+    )
     found = NUMBER.findall(re.sub(noise, " ", text))
-    return {n for n in found if "." in n or sum(map(str.isdigit, n)) >= 3}
+    return {n for n in found if "." in n or sum(map(str.isdigit, n)) >= 4}
 
 
 def as_shown(text):
@@ -382,10 +386,9 @@ def test_numbers_of_the_patient_are_marked(stem):
         if cell["cell_type"] == "code":
             outputs |= as_shown(printed(cell))
         elif "patient" in cell["tags"]:
-            text = cell["source"].replace("-1000", "")
-            if loose := numbers(text) - outputs - source:
+            if loose := numbers(cell["source"]) - outputs - source - KNOWN:
                 unproved[cell["number"]] = loose
-        elif loose := (numbers(cell["source"]) & outputs) - source - {"-1000", "1000"}:
+        elif loose := (numbers(cell["source"]) & outputs) - source - KNOWN:
             unmarked[cell["number"]] = loose
     assert unmarked == {}, "quoted from an output in a cell without the tag `patient`"
     assert unproved == {}, "no output above shows it"
