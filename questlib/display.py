@@ -373,8 +373,7 @@ def show_montage(
 
     Built in notebook 06.
     """
-    (x_lps, _), (y_lps, _) = VIEWS[view]
-    lps = 3 - x_lps - y_lps
+    lps = 3 - sum(lps for lps, _ in VIEWS[view])
     total = volume.shape[_axis(volume, lps)[0]]
     chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
     places = [_place(volume, lps, index) for index in chosen]
@@ -422,17 +421,16 @@ def show_pair(
 
     Built in notebook 04.
     """
-    (x_lps, _), (y_lps, _) = VIEWS[view]
-    lps = 3 - x_lps - y_lps
     cut = cut_plane(before, index, view=view)
-    start, end = (_place(after, lps, k) for k in (0, 1))
-    nearest = round((_place(before, lps, cut.index) - start) / (end - start))
+    lps = 3 - sum(lps for lps, _ in VIEWS[view])
+    place = _place(before, lps, cut.index)
+    count = after.shape[_axis(after, lps)[0]]
+    nearest = min(range(count), key=lambda k: abs(_place(after, lps, k) - place))
     if axes is None:
         extents = [v.extent for v in (cut, cut_plane(after, nearest, view=view))]
         axes = _row_of_axes(extents)
-    for k, volume in enumerate((before, after)):
-        place = (cut.index, nearest)[k]
-        show_plane(volume, place, view=view, labels=labels[k], ax=axes[k], **options)
+    for k, (volume, at) in enumerate(((before, cut.index), (after, nearest))):
+        show_plane(volume, at, view=view, labels=labels[k], ax=axes[k], **options)
         axes[k].set_title(f"{titles[k]}: {axes[k].get_title()}")
     return axes
 
