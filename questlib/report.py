@@ -23,7 +23,7 @@ from questlib.series import choose_series, find_series
 from questlib.volume import Volume, load_series
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-SURFACE_MM = 2.5
+SURFACE_MM = 2.0
 COLORS = {1: "#56B4E9", 2: "#E69F00"}
 
 
@@ -264,7 +264,13 @@ def _draw_surface(lungs):
     import matplotlib.pyplot as plt
 
     from questlib.lesson import plotly_html
-    from questlib.surface import explore_surface, extract_surface, show_surface
+    from questlib.surface import (
+        explore_surface,
+        extract_surface,
+        show_surface,
+        simplify_surface,
+        smooth_surface,
+    )
 
     if not lungs.labels.any():
         return "", ""
@@ -274,7 +280,9 @@ def _draw_surface(lungs):
         part = np.where(lungs.labels == label, np.int16(100), np.int16(0))
         if not part.any():
             continue
-        surface = extract_surface(resample(_like(lungs, part), SURFACE_MM), 50)
+        vertices, faces = extract_surface(resample(_like(lungs, part), SURFACE_MM), 50)
+        vertices = smooth_surface(vertices, faces)
+        surface = simplify_surface(vertices, faces, cell=2 * SURFACE_MM)
         one = explore_surface(*surface, color=color)
         figure = one if figure is None else figure.add_traces(one.data)
         show_surface(*surface, color=color, ax=ax)
@@ -288,7 +296,9 @@ def _draw_surface(lungs):
     still.savefig(picture, dpi=110, metadata={"Software": None})
     plt.close(still)
     figure.layout.height = None
-    figure.update_scenes(camera_eye={"x": 0.5, "y": -2.1, "z": 0.4})
+    figure.update_scenes(
+        camera={"eye": {"x": 0.4, "y": -1.9, "z": 0.3}, "center": {"z": -0.1}}
+    )
     return plotly_html(json.loads(figure.to_json()), "lungs"), _embed(
         picture.getvalue()
     )
