@@ -83,7 +83,7 @@ plt.show()
 
 # %%
 step = 1.0
-count = np.round(extent / step).astype(int)
+count = np.floor(extent / step + 0.5).astype(int)
 print("voxels:", count)
 print("left over, in mm:", (extent - count * step).round(2))
 
@@ -309,8 +309,8 @@ print(f"cut off: {100 * (1 - kept / dense):.1f} % of what is not air")
 print(f"new air: {100 * (1 - np.minimum(cube.shape, goal).prod() / 384**3):.1f} %")
 
 # %% [markdown]
-# Nothing gets lost in a way that you can repair later: an arm or a shoulder outside the
-# box is gone, so look at which voxels went before you choose the size.
+# What is cut off is gone. Arms and table are no loss, a lung would be: look at which
+# voxels went before you choose the size.
 #
 # **Stretch.** Nothing is lost and nothing is added, but a voxel now has the size of this
 # patient. The result says it honestly: look at the spacing.
