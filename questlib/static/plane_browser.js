@@ -9,6 +9,7 @@ const VIEWS = {
   sagittal: { into: 2, down: 0, across: 1, headUp: true },
 };
 const BOX = 560; // longest side of the picture in CSS pixels
+const IN_MEMORY = { willReadFrequently: true }; // filled by the CPU: keep it there
 
 async function inflate(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
@@ -18,6 +19,7 @@ async function inflate(bytes) {
 function make(tag, properties = {}, ...children) {
   const { role, aria, ...rest } = properties;
   const element = Object.assign(document.createElement(tag), rest);
+  element.dataset.lmSuppressShortcuts = "true"; // JupyterLab: leave our keys alone
   if (role) element.setAttribute("role", role);
   if (aria) element.setAttribute("aria-label", aria);
   element.append(...children);
@@ -44,7 +46,7 @@ async function render({ model, el }) {
 
   // ---- the controls
   const canvas = make("canvas", { tabIndex: 0, role: "img" });
-  const context = canvas.getContext("2d");
+  const context = canvas.getContext("2d", IN_MEMORY);
   const sides = ["left", "right", "bottom", "top"].map((side) =>
     make("span", { className: `quest-letter quest-${side}` }));
   const ruler = make("span", { className: "quest-ruler", textContent: "50 mm" });
@@ -90,7 +92,6 @@ async function render({ model, el }) {
   root.append(make("div", { className: "quest-row" }, pointed),
     make("small", { textContent: (many ? "Mouse wheel or arrow keys: next plane. " : "") +
       `Right button (or shift) and drag: window. ${model.get("note")}` }));
-  root.dataset.lmSuppressShortcuts = "true"; // JupyterLab: leave our arrow keys alone
   el.replaceChildren(root);
 
   // ---- the state lives in the model, so that Python sees it and widgets can be linked
@@ -114,6 +115,13 @@ async function render({ model, el }) {
 
   // ---- drawing
   const small = document.createElement("canvas"); // one pixel a voxel
+  const brush = small.getContext("2d", IN_MEMORY);
+  function resize(surface, wide, high) { // setting a size clears the canvas: only if new
+    if (surface.width !== wide || surface.height !== high) {
+      [surface.width, surface.height] = [wide, high];
+    }
+  }
+
   function grays() {
     const low = state("center") - state("width") / 2;
     return Uint8ClampedArray.from(levels, (hu) => ((hu - low) / (state("width") - 1)) * 255);
@@ -122,10 +130,7 @@ async function render({ model, el }) {
   function paint(view, start) {
     const { down, across, headUp } = VIEWS[view];
     const [rows, columns] = [shape[down], shape[across]];
-    if (small.width !== columns || small.height !== rows) {
-      [small.width, small.height] = [columns, rows];
-    }
-    const brush = small.getContext("2d");
+    resize(small, columns, rows);
     const image = brush.createImageData(columns, rows);
     const pixels = new Uint32Array(image.data.buffer);
     const gray = grays();
@@ -163,7 +168,7 @@ async function render({ model, el }) {
     const scale = BOX / Math.max(wide, high);
     const [cssWidth, cssHeight] = [wide * scale, high * scale].map((size) => Math.max(1, Math.round(size)));
     const dense = window.devicePixelRatio || 1;
-    [canvas.width, canvas.height] = [cssWidth * dense, cssHeight * dense].map(Math.round);
+    resize(canvas, Math.round(cssWidth * dense), Math.round(cssHeight * dense));
     Object.assign(canvas.style, { width: `${cssWidth}px`, height: `${cssHeight}px` });
     context.imageSmoothingQuality = "high";
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
