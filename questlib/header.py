@@ -15,7 +15,8 @@ MAX_DEPTH = 32
 MAX_VALUE = 1 << 26  # bytes of one header element that is kept
 MAX_INFLATED = 1 << 27  # bytes of one deflated file
 UNDEFINED = 0xFFFFFFFF
-BIG_ENDIAN = b"1.2.840.10008.1.2.2"
+BIG_ENDIAN, DEFLATED = b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
+CT_CLASSES = {b"1.2.840.10008.5.1.4.1.1.2" + end for end in (b"", b".1", b".2")}
 
 LONG_VRS = frozenset(b"OB OD OF OL OV OW SQ SV UC UN UR UT UV".split())
 VRS = LONG_VRS.union(
@@ -184,7 +185,7 @@ class Walker:
         """Return the next element's tag, VR and length; None at the end."""
         head = self.stream.read(8)
         if len(head) < 8 or head == bytes(8):
-            if head.strip(b"\0"):
+            if (head + self.stream.read(1 << 16)).strip(b"\0"):
                 raise self.damaged("its header is cut off (truncated)")
             return None
         self.left -= 1
@@ -266,6 +267,8 @@ class Walker:
             part = BytesIO(value[start : start + length])
             found.append(Walker(part, self.file, self.order, self.implicit).read()[0])
             inner.stream.seek(start + length + (8 if head[2] == UNDEFINED else 0))
+        if value and not found:
+            raise self.damaged("a sequence of functional groups has no items")
         return found
 
 
@@ -309,7 +312,7 @@ def open_dataset(path):
     if head[start : start + 2] == b"\2\0":
         meta = Walker(stream, path, stop=3).read()[0]
     syntax = meta.get("TransferSyntaxUID", b"").strip(b" \0")
-    if syntax == b"1.2.840.10008.1.2.1.99":
+    if syntax == DEFLATED:
         with stream:
             return inflate(stream, path), meta
     return stream, meta
@@ -372,6 +375,10 @@ def read_header(path):
             raise walker.damaged(
                 f"{name_tag('TransferSyntaxUID')} does not fit {here} endian elements"
             )
+        kinds = {values.get("SOPClassUID"), meta.get("MediaStorageSOPClassUID")}
+        kinds = {kind.strip(b" \0") for kind in kinds if kind}
+        if not pixels and (kinds & CT_CLASSES or not kinds):
+            raise walker.damaged("an image without Pixel Data (7FE0,0010): truncated")
         size = walker.size
         header = Header(path, meta | values, order, walker.implicit, pixels, size)
         if "PerFrameFunctionalGroupsSequence" not in values:
@@ -384,8 +391,9 @@ def split_frames(header, walker):
 
     def merge(item):
         merged = {}
-        for keyword, value in item.items():
-            merged.update(walker.items(value)[0] if keyword in GROUPS else {})
+        for keyword in GROUPS & item.keys():
+            for values in walker.items(item[keyword])[:1]:
+                merged |= values
         return merged
 
     shared = walker.items(header.values.get("SharedFunctionalGroupsSequence", b""))

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from questlib.header import CT_CLASSES
 from questlib.pixels import AIR, MAX_SERIES, read_planes, to_hounsfield
 from questlib.series import (
     SAME_POSITION,
@@ -168,9 +169,7 @@ def load_series(
     """
     found = find_series(folder)
     series = choose_series(found, series_uid)
-    if found.suspects:
-        count, (path, reason) = len(found.suspects), found.suspects[0]
-        warn(f"{reason}; {count} such file(s) left out: planes may be lost", path)
+    check_suspects(found.suspects, series.uid)
     if series.dropped:
         warn(
             f"{len(series.dropped)} localizer, capture or report file(s) of the same "
@@ -187,6 +186,27 @@ def load_series(
         spacing = check_spacing(stack)
     array = read_planes(stack.planes)
     return Volume(array, (spacing, *stack.pixel_spacing), stack.origin, stack.direction)
+
+
+def check_suspects(suspects, uid):
+    """Refuse a series one of whose files is damaged; warn of files that may be."""
+    for path, reason in suspects:
+        try:
+            with path.open("rb") as file:
+                head = file.read(1 << 20)
+        except OSError:
+            continue
+        if uid.encode() in head or any(mark in head for mark in CT_CLASSES):
+            raise SeriesError(
+                f"{reason}; it may hold a plane of this series: export it again, or "
+                "move the file out of the folder",
+                path,
+            )
+    if suspects:
+        path, reason = suspects[0]
+        warn(
+            f"{reason}; {len(suspects)} such file(s) left out, maybe lost planes", path
+        )
 
 
 def drop_duplicates(stack):

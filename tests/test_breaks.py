@@ -206,18 +206,24 @@ def a_zero_byte_plane(planes):
     (folder / "IM9999.dcm").touch()
 
 
-@loaded("IM9999.dcm: .*truncated")
-def a_plane_cut_in_its_header(planes):
+@refused("IM9999.dcm: .*truncated.*may hold a plane of this series")
+def a_plane_cut_before_its_series_uid(planes):
     folder = yield
     data = (folder / "IM0000.dcm").read_bytes()
     (folder / "IM9999.dcm").write_bytes(data[:400])
 
 
-@loaded("IM9999.dcm: not a DICOM file")
-def a_plane_whose_magic_word_is_damaged(planes):
+@refused("IM0005.dcm: .*truncated.*may hold a plane")
+def the_last_plane_cut_in_its_header(planes):
     folder = yield
-    data = (folder / "IM0000.dcm").read_bytes()
-    (folder / "IM9999.dcm").write_bytes(data.replace(b"DICM", b"DXCM"))
+    data = (folder / "IM0005.dcm").read_bytes()
+    (folder / "IM0005.dcm").write_bytes(data[: data.index(b"HU")])
+
+
+@refused("IM0005.dcm: not a DICOM file.*may hold a plane")
+def the_last_plane_without_magic_word(planes):
+    folder = yield
+    claim(folder / "IM0005.dcm", b"DICM", b"DXCM")
 
 
 @loaded()

@@ -91,7 +91,7 @@ def test_mutated_bytes_never_surprise(mutated_plane):
             )
     mutated_plane.write_bytes(clean)
     print(outcomes)
-    assert outcomes["refused"] > 200 and outcomes["same"] > 50
+    assert outcomes["refused"] > 700 and outcomes["same"] > 50
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     assert peak < 900, f"{peak:.0f} MB"
 
@@ -105,10 +105,10 @@ def test_mutated_compressed_frames_never_surprise(tmp_path):
     clean, rng = path.read_bytes(), random.Random(1)
     for _ in range(20):
         path.write_bytes(mutate(clean, rng))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
             try:
-                assert load_series(tmp_path).shape == SHAPE
+                assert load_series(tmp_path).shape == SHAPE or caught
             except SeriesError:
                 continue
 
