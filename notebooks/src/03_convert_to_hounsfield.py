@@ -297,7 +297,7 @@ plt.show()
 #
 # The reconstruction kernel changes the *noise* of HU and sharpens edges; a sharp lung
 # kernel can move a single voxel by 100 HU and more while the mean stays. Contrast medium
-# lifts blood to 150 to 400 HU. Secondary captures, some cone-beam and some MR-like
+# lifts blood to between 200 and 400 HU. Secondary captures, some cone-beam and some MR-like
 # exports hold no HU at all: *Rescale Type* (0028,1054) should say `HU`, and
 # `load_series` warns or refuses when it does not. Education and research, not for
 # diagnosis.
