@@ -70,8 +70,9 @@ class Phantom(NamedTuple):
     truth : (plane, row, column) ndarray of uint8
         0 background, 1 right lung, 2 left lung, 3 trachea and main bronchi.
     parts : dict of str to (plane, row, column) ndarray of bool
-        "body", "bones", "heart", "liver", "gas" (stomach and bowel), and within the
-        lungs "vessels", "bronchi", "nodules", "mass", "consolidation".
+        "body" (all within the skin), "bones", "heart", "liver", "gas" (stomach and
+        bowel), and within the lungs "vessels", "bronchi", "nodules", "mass",
+        "consolidation". Where two of these meet, a voxel belongs to the later one.
     """
 
     volume: Volume
@@ -433,9 +434,10 @@ def _lung_contents(lungs, rng, *, nodules, mass, consolidation, emphysema):
         for center in upper[rng.integers(len(upper), size=count)]:
             shapes.append(_ball(center, rng.uniform(3, 5.5), -975, "emphysema"))
         shapes, late = shapes + vessels + walls, late + lumens
-    for shift in rng.normal(0, consolidation / 6, (14, 3)) if consolidation else ():
-        center = np.add(shift, (-50, 45, -80))
-        shapes.append(_ball(center, consolidation / 4, 25, "consolidation"))
+    for share in np.linspace(0, 1, 40) if consolidation else ():  # from haze to dense
+        shift = rng.normal(0, consolidation * (0.24 - 0.1 * share), 3)
+        center, hu = np.add(shift, (-50, 45, -80)), -450 + 490 * share
+        shapes.append(_ball(center, consolidation / 5, hu, "consolidation"))
     if mass:
         late.append(_ball((52, 5, 51), mass / 2, 38, "mass"))
     for size, place in nodules:
@@ -502,11 +504,12 @@ def _noise(shape, rng):
 
 
 def _sample(shapes, points, times, ramp):
-    """Paint one slab: HU, truth, and the bool masks of its parts."""
+    """Paint one slab: HU, truth, body, and the number of the part painted last."""
     size = len(points[0]) // times, len(points[1]), len(points[2])
     hu, lung = np.full(size, -1000, np.float32), np.zeros(size, np.float32)
     truth = np.zeros(size, np.uint8)
-    parts = {name: np.zeros(size, bool) for name in PARTS}
+    body, tissue = np.zeros(size, bool), np.zeros(size, np.uint8)
+    number = {name: n for n, name in enumerate(PARTS)}
     for shape in shapes:
         cut, near = _crop(points, shape.box)
         if not all(len(axis) for axis in near):
@@ -522,11 +525,11 @@ def _sample(shapes, points, times, ramp):
         if shape.part in LABELS:
             truth[cut][cover >= 0.5] = LABELS[shape.part]
             lung[cut] += cover
-        elif shape.part in parts:
-            parts[shape.part][cut] |= cover >= 0.5
+        body[cut] |= (cover >= 0.5) & (shape.part == "body")
+        tissue[cut][cover >= 0.5] = number.get(shape.part, 0)
         value = shape.hu(near[1])[:, None] if callable(shape.hu) else shape.hu
         hu[cut] += cover * (value - hu[cut])
-    return hu, truth, parts
+    return hu, truth, body, tissue
 
 
 def make_phantom(
@@ -595,7 +598,7 @@ def make_phantom(
     -----
     Fat, muscle, bones, organs, lungs and vessels are painted one over the other, each
     with the share of the voxel that it covers. Planes thicker than 3 mm are the mean of
-    thinner ones. A voxel belongs to a part that covers at least half of it. The lungs
+    thinner ones. A voxel belongs to what covers at least half of it. The lungs
     hold all that lies within the pleura, the mass too, but not the main bronchi.
 
     References
@@ -636,14 +639,14 @@ def make_phantom(
         )
     ]
     array, truth = np.empty(shape, np.int16), np.empty(shape, np.uint8)
-    parts = {name: np.empty(shape, bool) for name in PARTS}
+    body, tissue = np.empty(shape, bool), np.empty(shape, np.uint8)
     slab = max(1, 2**20 // (shape[1] * shape[2] * times))
     for first in range(0, shape[0], slab):
         planes = slice(first, min(first + slab, shape[0]))
         points = (axes[0][planes.start * times : planes.stop * times], *axes[1:])
-        hu, truth[planes], masks = _sample(shapes, points, times, np.mean(spacing[1:]))
-        for name, mask in masks.items():
-            parts[name][planes] = mask
+        hu, truth[planes], body[planes], tissue[planes] = _sample(
+            shapes, points, times, np.mean(spacing[1:])
+        )
         hu += noise * np.stack([_noise(shape[1:], rng) for _ in hu])
         array[planes] = np.clip(np.rint(hu), -1024, 3071)
     if padding:
@@ -652,7 +655,8 @@ def make_phantom(
     volume = Volume(array, spacing, origin[::-1], AXIAL)
     if folder is not None:
         _write_series(Path(folder), volume, padding)
-    return Phantom(volume, truth, parts)
+    parts = {name: tissue == n for n, name in enumerate(PARTS)}
+    return Phantom(volume, truth, {**parts, "body": body})
 
 
 def _outside_view(shape):
