@@ -481,15 +481,17 @@ def show_histogram(
     edges = np.arange(low, high + bin_width, bin_width)
     counts, _ = np.histogram(hu, edges - 0.5)
     ax = ax or plt.subplots()[1]
-    for k, (name, (start, end)) in enumerate(TISSUES.items()):
-        color = list(OKABE_ITO.values())[k]
-        ax.axvspan(start, end, color=color, alpha=0.35, lw=0)
-        place = ((start + end) / 2, 1.01 + 0.05 * (k % 2))
-        ax.text(*place, name, transform=ax.get_xaxis_transform(), ha="center")
+    for k, (name, tissue) in enumerate(TISSUES.items()):
+        start, end = np.clip(tissue, edges[0], edges[-1])
+        if start < end:
+            ax.axvspan(start, end, color=list(OKABE_ITO.values())[k], alpha=0.35, lw=0)
+            place = ((start + end) / 2, 1.01 + 0.05 * (k % 2))
+            ax.text(*place, name, transform=ax.get_xaxis_transform(), ha="center")
     ax.stairs(counts, edges - 0.5, fill=True, color="0.3")
     outside = 100 * (1 - counts.sum() / hu.size)
     ax.set(xlim=(edges[0], edges[-1]), yscale="log" if log else "linear")
-    ax.set_ylim(bottom=1 if log else 0)
+    least = counts[counts > 0].min() if counts.any() else 1
+    ax.set_ylim(bottom=10 ** np.floor(np.log10(least)) if log else 0)
     ax.set_xlabel(f"radiodensity (HU); {outside:.2f} % of the voxels lie outside")
     ax.set_ylabel(f"voxels in each {bin_width} HU bin" + " (log scale)" * log)
     return ax
