@@ -34,6 +34,17 @@ RIGHT, LEFT = 1, 2
 GRID_MM = 2.0  # the coarse grid on which everything but the boundary is settled
 LEVEL = 0.53  # the threshold, on the way from air (0) to soft tissue (1)
 PURE = 0.06  # darker than this is air without lung around it
+HILUM = 0.55  # an airway with so much lung around it belongs to the lung
+VESSEL_MM = 5.0  # radius of the ball that closes over vessels at the hilum
+NODULE_MM = 16.0  # radius of the ball that finds nodules and masses
+WRAPPED = 0.75  # they have so much of their surface in the lung,
+HOLE_MM2 = 2000.0
+LARGEST_ML = 50.0  # and are no larger
+CORE_MM = 2.0
+SPLIT_MM = 25.0
+APART_MM = 50.0
+WALL_MM = 3.0
+CROSS = ndimage.generate_binary_structure(3, 1)
 EVERY_WAY = np.ones((3, 3, 3), bool)
 
 
@@ -81,38 +92,68 @@ def segment_lungs(volume: Volume) -> LungMask:
         raise ValueError("the scan holds values that are not finite (NaN or infinity)")
     array, spacing, order, flip = orient(volume)
     factor = [max(1, round(GRID_MM / step)) for step in spacing]
+    step = np.multiply(factor, spacing)
     coarse = shrink(array, factor)
-    step = tuple(n * mm for n, mm in zip(factor, spacing, strict=True))
-    findings = []
-    padding = ndimage.binary_dilation(find_padding(coarse), IN_PLANE)
+    padding = find_padding(coarse)
+    if padding.any():
+        padding = ndimage.binary_dilation(padding, IN_PLANE)
     air, tissue, clear = find_gray_levels(
         coarse[~padding][:: max(1, coarse.size // 500_000)]
     )
     if not clear:
-        return _empty(volume, "no lungs in this scan: no air beside soft tissue")
-    if padding.any() or not (-1100 < air < -900 and -200 < tissue < 150):
-        findings.append("padding or uncalibrated values")
+        return _finish(volume, findings=["no lungs in this scan: no air beside tissue"])
+    findings = []
+    if padding.any():
+        findings.append("padding: voxels outside the field of view hold no HU")
+    if not (-1100 < air < -850 and -200 < tissue < 150):
+        findings.append(
+            f"uncalibrated values: air is {air:.0f} and soft tissue {tissue:.0f}, "
+            "not -1000 and 0 to 60 HU"
+        )
     scale = (coarse - np.float32(air)) / np.float32(tissue - air)
-    below = (scale < LEVEL) & ~padding
-    inside = below & ~find_outside(below, padding, scale < 2 * PURE)
-    wall = ndimage.binary_opening(~below, _disk(3.0, step))
-    inside &= ~find_outside(~wall, padding, scale < 2 * PURE)
-    airway = grow_airway(inside, scale, step)
-    lungs = pick_lungs(
-        inside & ~ndimage.binary_dilation(airway, EVERY_WAY), scale, step
-    )
+    inside, below = find_inside(scale, padding, step)
+    box = _box(inside, 2)
+    if box is None:
+        return _finish(volume, findings=[*findings, "no lungs in this scan"])
+    inside, below, scale = inside[box], below[box], scale[box]
+    airway, leak = grow_airway(inside, scale, step)
+    lungs = pick_lungs(inside & ~_grow(airway), scale, step)
     if not lungs.any():
-        return _empty(volume, "no lungs in this scan")
-    position = _positions(volume, order, flip, factor)
-    labels = split_lungs(lungs, step, position)
+        return _finish(volume, findings=[*findings, "no lungs in this scan"])
+    axes = volume.affine[:3, :3][:, order] * np.where(flip, -1, 1) * factor
+    labels = split_lungs(lungs, step, axes[0])
     labels = close_lungs(labels, step, inside & ~lungs)
-    full = refine(array, labels, airway, below, factor, air + LEVEL * (tissue - air))
-    labels, airway = (restore(part, order, flip) for part in full)
-    voxel = np.prod(volume.spacing) / 1000
-    names = {"right": labels == RIGHT, "left": labels == LEFT, "airway": airway}
-    volumes = {name: float(part.sum() * voxel) for name, part in names.items()}
-    geometry = volume.spacing, volume.origin, volume.direction
-    return LungMask(labels, airway, volumes, findings, *geometry)
+    level = air + LEVEL * (tissue - air)
+    full = refine(array, (labels, airway, below), box, factor, level)
+    findings += describe_findings(labels, airway, leak, array.shape, box, factor)
+    return _finish(volume, *(restore(part, order, flip) for part in full), findings)
+
+
+def find_inside(scale, padding, step):
+    """Find the air inside the body; `below` is all air."""
+    below = (scale < LEVEL) & ~padding
+    pure = scale < 2 * PURE
+    inside = below & ~find_outside(below, padding, pure)
+    wall = ~below
+    if int(WALL_MM / step[1]):  # a coarser grid shows no sheet thin enough
+        wall = ndimage.binary_opening(wall | padding, _disk(WALL_MM, step))
+    return inside & ~find_outside(~wall, padding, pure), below
+
+
+def _box(mask, margin):
+    """Slices around what is True, with a margin in voxels; None where nothing is."""
+    found = ndimage.find_objects(mask.view(np.uint8))
+    if not found:
+        return None
+    margin = np.broadcast_to(margin, mask.ndim)
+    return tuple(
+        slice(max(side.start - n, 0), min(side.stop + n, size))
+        for side, n, size in zip(found[0], margin, mask.shape, strict=True)
+    )
+
+
+def _grow(mask):
+    return ndimage.binary_dilation(mask, EVERY_WAY)
 
 
 def orient(volume):
@@ -163,26 +204,13 @@ def _disk(radius, step):
     return ((row / size[0]) ** 2 + (column / size[1]) ** 2 <= 1.01)[None]
 
 
-def _positions(volume, order, flip, factor):
-    """LPS x in mm of each coarse column block, ignoring small obliquity."""
-    corner = np.array(
-        [
-            size - 1 if f else 0
-            for size, f in zip(np.array(volume.shape)[order], flip, strict=True)
-        ]
-    )
-    axes = (volume.affine[:3, :3])[:, order] * np.where(flip, -1, 1)
-    origin = volume.affine[:3, :3][:, order] @ corner + volume.affine[:3, 3]
-    return axes * factor, origin + axes @ ((np.array(factor) - 1) / 2)
-
-
 def grow_airway(inside, scale, step):
     """Follow the trachea from above, plane by plane, until it enters the lungs."""
     area = step[1] * step[2]
     labels, count = ndimage.label(inside & (scale < 0.35), IN_PLANE)
     airway = np.zeros(inside.shape, bool)
     if count == 0:
-        return airway
+        return airway, False
     size = np.bincount(labels.ravel()) * area
     boxes = ndimage.find_objects(labels)
     tall = np.array([0.0] + [(b[1].stop - b[1].start) * step[1] for b in boxes])
@@ -192,7 +220,7 @@ def grow_airway(inside, scale, step):
     good[0] = False
     tubes, count = ndimage.label(good[labels], EVERY_WAY)
     if count == 0:
-        return airway
+        return airway, False
     body = np.flatnonzero(inside.any((0, 1)))
     middle, width = (body[0] + body[-1]) / 2, body[-1] - body[0] + 1
     best, score = 0, 0.0
@@ -204,37 +232,44 @@ def grow_airway(inside, scale, step):
         if value > score:
             best, score = tube, value
     if score < min(20.0, 0.5 * len(inside) * step[0]):
-        return airway
-    top = np.flatnonzero((tubes == best).any((1, 2)))[-1]
-    airway[top] = tubes[top] == best
-    for plane in range(top - 1, -1, -1):
-        airway[plane] = _next_section(
-            airway[plane + 1], inside[plane], scale[plane], area
+        return airway, False
+    planes = np.flatnonzero((tubes == best).any((1, 2)))
+    limit = 2.2 * np.median((tubes[planes] == best).sum((1, 2)))
+    airway[planes[-1]] = tubes[planes[-1]] == best
+    leak = False
+    for plane in range(planes[-1] - 1, -1, -1):
+        box = _box(airway[plane + 1], [int(40 / mm) for mm in step[1:]])
+        above = airway[plane + 1][box]
+        pieces = ndimage.label(above)[1]
+        section, leak = _next_section(
+            above,
+            inside[plane][box],
+            scale[plane][box],
+            (limit, 0.6 * limit)[pieces > 1],
+            step,
         )
-        if not airway[plane].any():
-            break
-    return airway
+        airway[plane][box] = section
+        if not section.any():
+            return airway, leak and pieces < 2
+    return airway, False
 
 
-def _next_section(above, inside, scale, area):
+def _next_section(above, inside, scale, limit, step):
     """The airway one plane further down; empty where it has become lung."""
-    section = np.zeros(above.shape, bool)
-    pieces, count = ndimage.label(above)
-    for piece in range(1, count + 1):
-        start = pieces == piece
-        limit = 1.5 * start.sum() * area + 150
-        for level in (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1):
-            labels, _ = ndimage.label(inside & (scale < level))
-            touched = np.setdiff1d(labels[start], 0)
-            grown = np.isin(labels, touched)
-            if touched.size and grown.sum() * area < limit:
-                ring = ndimage.binary_dilation(
-                    grown, iterations=3
-                ) & ~ndimage.binary_dilation(grown)
-                if inside[ring].mean() < 0.6:
-                    section |= grown
-                break
-    return section
+    section, rest, leak = np.zeros(above.shape, bool), inside.copy(), False
+    for level in (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1):
+        labels, _ = ndimage.label(rest & (scale < level))
+        found = np.unique(labels[above])
+        for grown in (labels == label for label in found[found > 0]):
+            leak = grown.sum() > limit
+            if leak:
+                continue
+            rest &= ~grown
+            near = ndimage.binary_dilation(grown, _disk(3.0, step)[0])
+            ring = ndimage.binary_dilation(near, _disk(5.0, step)[0]) & ~near
+            if inside[ring].mean() < HILUM:
+                section |= grown
+    return section, leak
 
 
 def pick_lungs(inside, scale, step):
@@ -258,99 +293,178 @@ def pick_lungs(inside, scale, step):
     return keep[labels]
 
 
-def split_lungs(lungs, step, position):
-    """Label the right lung 1 and the left lung 2, also where they touch."""
-    box = ndimage.find_objects(lungs.view(np.uint8))[0]
-    crop = lungs[box]
-    depth = ndimage.distance_transform_edt(np.pad(crop, 1), sampling=step)[
-        1:-1, 1:-1, 1:-1
-    ]
+def split_lungs(lungs, step, to_left):
+    """Label the right lung 1 and the left lung 2, also where they touch.
+
+    `to_left` is the change of LPS x per (plane, row, column).
+    """
     labels = np.zeros(lungs.shape, np.uint8)
-    axes, origin = position
-    for radius in (0, 2, 4, 6, 8, 10, 13, 16, 20, 25):
-        parts, count = ndimage.label(depth > radius)
-        size = np.bincount(parts.ravel())
-        size[0] = 0
-        if count < 2:
-            continue
-        first, second = np.argsort(size)[-2:][::-1]
-        centers = [
-            np.array(ndimage.center_of_mass(parts == k)) for k in (first, second)
-        ]
-        x = [(axes @ (c + [side.start for side in box]) + origin)[0] for c in centers]
-        if size[second] > 0.1 * size[first] and abs(x[0] - x[1]) > 50:
-            break
+    core = lungs
+    for lost in range(int(SPLIT_MM / min(step)) + 1):  # noqa: B007
+        parts, count = ndimage.label(core)
+        two = np.argsort(np.bincount(parts.ravel())[1:])[-2:] + 1
+        if count > 1:
+            small, large = (parts == k for k in two)
+            x = [_center(part) @ to_left for part in (small, large)]
+            if small.sum() > 0.1 * large.sum() and abs(x[0] - x[1]) > APART_MM:
+                break
+        core = ndimage.binary_erosion(core, CROSS, border_value=1)
     else:
         labels[lungs] = RIGHT
         return labels
-    right, left = (first, second) if x[0] < x[1] else (second, first)
-    seeds = np.zeros(crop.shape, np.uint8)
-    seeds[parts == right], seeds[parts == left] = RIGHT, LEFT
-    if radius:
-        for _ in range(int(1.5 * radius / min(step)) + 2):
-            grown = ndimage.grey_dilation(
-                seeds, footprint=ndimage.generate_binary_structure(3, 1)
-            )
-            seeds = np.where((seeds == 0) & crop, grown, seeds)
-    rest = crop & (seeds == 0)
-    if rest.any():
-        near = ndimage.distance_transform_edt(
-            seeds == 0, sampling=step, return_distances=False, return_indices=True
-        )
-        seeds = np.where(rest, seeds[tuple(near)], seeds)
-    labels[box] = seeds
+    labels[small], labels[large] = (RIGHT, LEFT) if x[0] < x[1] else (LEFT, RIGHT)
+    for _ in range(2 * lost):
+        grown = ndimage.grey_dilation(labels, footprint=CROSS)
+        labels = np.where((labels == 0) & lungs, grown, labels)
+    plane, row, column = np.nonzero(lungs & (labels == 0))  # islands
+    near_left = to_left @ (plane, row, column) > sum(x) / 2
+    labels[plane, row, column] = np.where(near_left, LEFT, RIGHT)
     return labels
 
 
+def _center(mask):
+    """Mean index of what is True along each axis."""
+    counts = (mask.sum(axes) for axes in ((1, 2), (0, 2), (0, 1)))
+    return np.array([count @ np.arange(count.size) / count.sum() for count in counts])
+
+
 def close_lungs(labels, step, forbidden):
-    """Close each lung over its vessels and fill its holes."""
+    """Close each lung over its vessels, nodules and masses, and fill its holes."""
     closed = labels.copy()
-    for side in (RIGHT, LEFT):
-        if not (labels == side).any():
-            continue
-        box = ndimage.find_objects((labels == side).view(np.uint8))[0]
-        box = tuple(slice(max(s.start - 6, 0), s.stop + 6) for s in box)
-        lung = labels[box] == side
-        grown = ndimage.distance_transform_edt(~lung, sampling=step) <= 6.0
-        shut = (
-            ndimage.distance_transform_edt(
-                np.pad(grown, 1, mode="edge"), sampling=step
-            )[1:-1, 1:-1, 1:-1]
-            > 6.0
-        )
-        shut = ndimage.binary_fill_holes(shut | lung)
-        closed[box][shut & (closed[box] == 0) & ~forbidden[box]] = side
+    margin = [int(NODULE_MM / mm) + 2 for mm in step]
+    inner = tuple(slice(n, -n) for n in margin)
+
+    def one(side):
+        box = _box(labels == side, 1)
+        if box is None:
+            return None
+        lung = np.pad(labels[box] == side, [(n, n) for n in margin], mode="edge")
+        lung |= ndimage.binary_closing(lung, _ball(VESSEL_MM, step))
+        lung |= find_wrapped(find_holes(lung, step) & ~lung, lung, step)
+        lung |= find_wrapped(_close_wide(lung, step) & ~lung, lung, step)
+        return box, side, lung[inner]
+
+    with ThreadPoolExecutor(2) as pool:
+        for box, side, lung in filter(None, pool.map(one, (RIGHT, LEFT))):
+            closed[box][lung & (labels[box] == 0) & ~forbidden[box]] = side
     return closed
 
 
-def refine(array, labels, airway, below, factor, level):
+def _close_wide(lung, step):
+    """Close by the radius of a large nodule, on half the grid where that is fine."""
+    half = [2 if mm < 3 else 1 for mm in step]
+    small = np.pad(lung, [(0, -n % k) for n, k in zip(lung.shape, half, strict=True)])
+    blocks = [x for n, k in zip(small.shape, half, strict=True) for x in (n // k, k)]
+    small = small.reshape(blocks).any((1, 3, 5))
+    mm = np.multiply(step, half)
+    far = ndimage.distance_transform_edt(~small, sampling=mm) <= NODULE_MM
+    small |= ndimage.distance_transform_edt(far, sampling=mm) > NODULE_MM
+    wide = ndimage.binary_fill_holes(small)
+    for axis, n in enumerate(half):
+        wide = np.repeat(wide, n, axis)
+    return wide[tuple(slice(size) for size in lung.shape)]
+
+
+def find_holes(lung, step):
+    """Fill what the lung surrounds in an axial plane, up to the size of a mass."""
+    labels, _ = ndimage.label(~lung, IN_PLANE)
+    hole = np.bincount(labels.ravel()) * step[1] * step[2] < HOLE_MM2
+    hole[labels[:, [0, -1]]] = hole[labels[:, :, [0, -1]]] = hole[0] = False
+    return hole[labels] | lung
+
+
+def find_wrapped(pockets, lung, step):
+    """Keep the pockets which the lung wraps: nodules do, the mediastinum is open."""
+    core, count = ndimage.label(ndimage.binary_opening(pockets, _disk(CORE_MM, step)))
+    core, solid = np.pad(core, 1), np.pad(lung, 1).ravel()
+    flat = core.ravel()
+    at = np.flatnonzero(flat)
+    own = flat[at]
+    inner, total = np.zeros(count + 1), np.zeros(count + 1)
+    for axis, stride in enumerate(core.strides):
+        for other in (at + stride // core.itemsize, at - stride // core.itemsize):
+            edge = flat[other] != own
+            face = np.prod(step) / step[axis] * edge
+            total += np.bincount(own, face, count + 1)
+            inner += np.bincount(own, face * solid[other], count + 1)
+    size = np.bincount(own, minlength=count + 1) * np.prod(step) / 1000
+    keep = (inner > WRAPPED * total) & (size < LARGEST_ML)
+    return ndimage.binary_dilation(keep[core[1:-1, 1:-1, 1:-1]], CROSS) & ~lung
+
+
+def refine(array, found, box, factor, level):
     """Settle the boundary of the coarse labels on the voxels of the scan."""
-    near = ndimage.grey_dilation(labels, footprint=EVERY_WAY)
-    near = np.where(labels, labels, near)
+    labels, airway, below = found
+    near = np.where(labels, labels, ndimage.grey_dilation(labels, footprint=EVERY_WAY))
     core = ndimage.binary_erosion(labels > 0, EVERY_WAY, border_value=1)
     fill = core | ((labels > 0) & ~below)
-    tube = ndimage.binary_dilation(airway, EVERY_WAY) & (labels == 0)
-    index = [np.arange(size) // n for size, n in zip(array.shape, factor, strict=True)]
-    full = np.zeros(array.shape, np.uint8)
-    tubes = np.zeros(array.shape, bool)
+    tube = _grow(airway) & (labels == 0)
+    full, tubes = np.zeros(array.shape, np.uint8), np.zeros(array.shape, bool)
+    fine = tuple(
+        slice(side.start * n, min(side.stop * n, size))
+        for side, n, size in zip(box, factor, array.shape, strict=True)
+    )
+    rows, columns = (
+        np.arange(side.stop - side.start) // n
+        for side, n in zip(fine[1:], factor[1:], strict=True)
+    )
 
     def one(plane):
-        k = index[0][plane]
-        at = np.ix_(index[1], index[2])
-        dark = array[plane] < level
-        full[plane] = np.where(fill[k][at] | dark & ~tube[k][at], near[k][at], 0)
-        tubes[plane] = tube[k][at] & dark
+        at, cut = (plane - fine[0].start) // factor[0], (plane, *fine[1:])
+        dark = array[cut] < level
+        close, solid, pipe = (part[at][rows][:, columns] for part in (near, fill, tube))
+        full[cut] = close * (solid | dark & ~pipe)
+        tubes[cut] = pipe & dark
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(one, range(len(array))))
+        list(pool.map(one, range(fine[0].start, fine[0].stop)))
     return full, tubes
 
 
-def _empty(volume, finding):
-    """A mask without lungs, and why."""
-    shape = volume.shape
-    volumes = {"right": 0.0, "left": 0.0, "airway": 0.0}
-    geometry = volume.spacing, volume.origin, volume.direction
-    return LungMask(
-        np.zeros(shape, np.uint8), np.zeros(shape, bool), volumes, [finding], *geometry
+def describe_findings(labels, airway, leak, shape, box, factor):
+    """Say in words what a reader should look at."""
+    found = []
+    size = np.bincount(labels.ravel(), minlength=3)[1:]
+    names = ("right", "left")
+    if not size.all():
+        found.append(f"one lung only: the {names[int(size[1] > 0)]} one")
+    elif max(size) > 1.8 * min(size):
+        small = names[int(np.argmin(size))]
+        found.append(
+            f"the {small} lung has {min(size) / max(size):.0%} of the other's volume: "
+            "consolidation, effusion, collapse or resection?"
+        )
+    for end, at, name in ((0, 0, "lower"), (-1, -1, "upper")):
+        touches = box[0].start == 0 if end == 0 else box[0].stop * factor[0] >= shape[0]
+        if touches and (labels[at] > 0).sum() > 0.02 * (labels > 0).sum((1, 2)).max():
+            found.append(f"lungs cut by the {name} end of the scan")
+    if not airway.any():
+        found.append("no trachea found: airways may be part of the mask")
+    if leak:
+        found.append("airway leak stopped: the airway is cut short")
+    return found
+
+
+def _ball(radius, step):
+    """Ball of the given radius in mm on the grid."""
+    size = [int(radius / mm) for mm in step]
+    at = np.ogrid[tuple(slice(-n, n + 1) for n in size)]
+    return sum((i * mm) ** 2 for i, mm in zip(at, step, strict=True)) <= radius**2
+
+
+def _finish(volume, labels=None, airway=None, findings=()):
+    """Put the parts together; without labels the scan has no lungs."""
+    if labels is None:
+        labels = np.zeros(volume.shape, np.uint8)
+        airway = np.zeros(volume.shape, bool)
+    count = [np.count_nonzero(part) for part in (labels == 1, labels == 2, airway)]
+    voxel_ml = np.prod(volume.spacing) / 1000
+    volumes = dict(
+        zip(
+            ("right", "left", "airway"),
+            (float(n * voxel_ml) for n in count),
+            strict=True,
+        )
     )
+    geometry = volume.spacing, volume.origin, volume.direction
+    return LungMask(labels, airway, volumes, list(findings), *geometry)
