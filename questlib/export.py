@@ -250,8 +250,8 @@ def labels_on_planes(lung_mask, stack) -> np.ndarray:
 
     Built in notebook 10.
     """
-    labels = np.where((lung_mask.labels == 0) & lung_mask.airway, 3, lung_mask.labels)
-    labels = labels.astype(np.uint8)
+    labels = lung_mask.labels.astype(np.uint8)
+    labels[lung_mask.airway & (labels == 0)] = 3
     rows, columns = (stack.planes[0].integer(name) for name in ("Rows", "Columns"))
     to_index = np.linalg.inv(lung_mask.direction * lung_mask.spacing)
     starts = np.array([read_position(plane) for plane in stack.planes])
@@ -264,10 +264,14 @@ def labels_on_planes(lung_mask, stack) -> np.ndarray:
         turn = rows * (row_step - [0, 1, 0]), columns * (column_step - [0, 0, 1])
         if max(abs(drift).max(), np.abs(turn).max()) < 0.02:  # voxels: the same grid
             return labels
+    found = np.zeros((len(starts), rows, columns), np.uint8)
+    if not labels.any():
+        return found
+    box = ndimage.find_objects((labels > 0).view(np.uint8))[0]
+    starts -= [side.start for side in box]
+    parts = [labels[box] == label for label in (1, 2, 3)]
     grid = np.multiply.outer(row_step, np.arange(rows))[:, :, None]
     grid = grid + np.multiply.outer(column_step, np.arange(columns))[:, None]
-    parts = [labels == label for label in (1, 2, 3)]
-    found = np.zeros((len(starts), rows, columns), np.uint8)
 
     def fill(index):
         places = grid + starts[index, :, None, None]
