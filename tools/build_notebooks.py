@@ -122,7 +122,10 @@ def shrink_png(data):
     """Store a picture in one byte a pixel where no gray moves by more than 3 of 255."""
     from PIL import Image, ImageChops
 
-    image = Image.open(io.BytesIO(data)).convert("RGBA")
+    image = Image.open(io.BytesIO(data))
+    if image.mode in ("L", "P"):  # small already, by an earlier build
+        return data
+    image = image.convert("RGBA")
     if image.getextrema()[3] == (255, 255):
         image = image.convert("RGB")
         few = image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
@@ -227,8 +230,8 @@ def build_prose(source):
     if [c.source for c in old] != [c.source for c in new]:
         raise ValueError("a code cell changed: build it without --prose")
     for before, after in zip(old, new, strict=True):
-        after.outputs, after.execution_count = before.outputs, before.execution_count
-    write(notebook, built)
+        after.outputs = before.outputs
+    write(normalize(notebook), built)
 
 
 def compare(source):
