@@ -298,6 +298,9 @@ def show_plane(
     cut = cut_plane(volume, index, view=view)
     low, high = window_ends(window)
     refuse_nan(cut.plane)
+    labels = None if labels is None else _same_grid(labels, volume)
+    if overlay not in ("contour", "color", "both"):
+        raise ValueError(f"no overlay {overlay!r}: contour, color or both")
     ax = ax or plt.subplots(figsize=(6, 6))[1]
     shrinks = all(np.array(cut.plane.shape) > ax.bbox.size[::-1])
     smooth = "antialiased" if shrinks else "none"  # noise, not moire; or true voxels
@@ -307,7 +310,7 @@ def show_plane(
     _write_letters(ax, cut.letters)
     _draw_scale_bar(ax, cut.extent)
     if labels is not None:
-        _draw_labels(ax, _same_grid(labels, volume), cut, view, overlay)
+        _draw_labels(ax, cut_plane(labels, cut.index, view=view).plane, cut, overlay)
     (x_lps, _), (y_lps, _) = VIEWS[view]
     ax.set(xlabel=f"{AXES_MM[x_lps]} (mm)", ylabel=f"{AXES_MM[y_lps]} (mm)")
     ax.set_title(f"{view} plane {cut.index}, {cut.position}")
@@ -588,7 +591,7 @@ def _row_of_axes(extents):
     """Axes side by side, one scale for all."""
     widths = [abs(right - left) for left, right, _, _ in extents]
     height = max(abs(top - bottom) for _, _, bottom, top in extents)
-    size = (11, min(8, 11 * height / sum(widths) + 0.5))
+    size = (9, min(8, 9 * height / sum(widths) + 0.5))
     return plt.subplots(1, len(widths), figsize=size, width_ratios=widths)[1]
 
 
@@ -622,11 +625,8 @@ def _font_size(ax):
     return 10 if ax.bbox.width > 200 else 7
 
 
-def _draw_labels(ax, labels, cut, view, overlay):
+def _draw_labels(ax, plane, cut, overlay):
     """Draw the labels' borders, or fill them, and add a legend."""
-    if overlay not in ("contour", "color", "both"):
-        raise ValueError(f"no overlay {overlay!r}: contour, color or both")
-    plane = cut_plane(labels, cut.index, view=view).plane
     left, right, bottom, top = cut.extent
     rows, columns = plane.shape
     half = np.array([(right - left) / columns, (bottom - top) / rows]) / 2

@@ -246,6 +246,7 @@ def test_bad_requests_are_named():
         show_plane(chest().array)
     with pytest.raises(ValueError, match="contour, color or both"):
         show_plane(chest(), labels=chest().array, overlay="fill")
+    assert plt.get_fignums() == []
 
 
 def test_every_drawing_takes_the_axes_it_is_given():

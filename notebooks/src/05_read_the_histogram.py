@@ -3,14 +3,14 @@
 
 # %% [markdown]
 # **What you'll do**: count how often each HU occurs, name the tissues behind the peaks,
-# and find the threshold between air and body in three ways.
+# and find the threshold between air and body in four ways.
 #
 # **What you'll learn**
 #
 # - Count whole HU in honest bins
 # - Name tissues by their range, and see where ranges fail
 # - Spot padding before it spoils a statistic
-# - Compute a threshold by rule, by Otsu, and by 2-means
+# - Compute a threshold by rule, by Otsu, by 2-means, and at the valley
 # - Measure what the choice of a threshold costs, in mL
 #
 # **What you'll need**
@@ -23,7 +23,7 @@
 # **Time** 20 minutes · **memory** 400 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
-# ![Histogram of a chest CT with tissue bands and three thresholds](images/05_read_the_histogram.png)
+# ![Histogram of a chest CT with tissue bands and four thresholds](images/05_read_the_histogram.png)
 
 # %%
 import matplotlib.pyplot as plt
@@ -311,7 +311,7 @@ print(f"{lowest:.0f} to {highest:.0f} HU: {between * voxel_ml:.0f} mL in dispute
 
 # %%
 dispute = (hu >= lowest) & (hu < highest)
-ax = show_plane(volume, best, labels=dispute, overlay="color")
+ax = show_plane(volume, best, labels=dispute, overlay="both")
 plt.show()
 
 # %% [markdown]
