@@ -32,8 +32,11 @@ TEXTS = """TransferSyntaxUID MediaStorageSOPClassUID SOPClassUID ImageType Frame
     LossyImageCompression RescaleIntercept RescaleSlope RescaleType"""
 GROUPS = """CTImageFrameTypeSequence FrameContentSequence PixelMeasuresSequence
     PixelValueTransformationSequence PlaneOrientationSequence PlanePositionSequence"""
+IDENTIFIERS = """PatientName PatientID StudyInstanceUID SeriesInstanceUID
+    FrameOfReferenceUID"""
 FRAMES = "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
-WHOLE, TEXTS, GROUPS, FRAMES = (set(w.split()) for w in (WHOLE, TEXTS, GROUPS, FRAMES))
+IDENTIFIERS, FRAMES = set(IDENTIFIERS.split()), set(FRAMES.split())
+WHOLE, TEXTS, GROUPS = set(WHOLE.split()), set(TEXTS.split()), set(GROUPS.split())
 TAGS = {tag_for_keyword(word): word for word in WHOLE | TEXTS | GROUPS | FRAMES}
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
@@ -148,10 +151,9 @@ class Header:
         return f"'{quote(self.text(keyword))}'"
 
     def error(self, keyword, why):
-        """Return a SeriesError that names the file, the attribute and its value."""
-        return SeriesError(
-            f"{name_tag(keyword)} is {self.show(keyword)}; {why}", self.file
-        )
+        """Return a SeriesError that names file, attribute and value (no identifier)."""
+        what = "differs" if keyword in IDENTIFIERS else f"is {self.show(keyword)}"
+        return SeriesError(f"{name_tag(keyword)} {what}; {why}", self.file)
 
 
 class Walker:

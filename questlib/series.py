@@ -24,6 +24,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 NOT_SCANS = {"", "DOC", "KO", "OT", "PR", "REG", "RTDOSE", "RTIMAGE", "SC", "SEG", "SR"}
 MAX_POSITION = 1e5  # mm; nobody is 100 m tall
 SAME_POSITION = 0.02  # mm along the normal
+SHARED_UID = "two patients or studies share one Series Instance UID (0020,000E)"
 MIXED = (
     "AcquisitionNumber",
     "TemporalPositionIdentifier",
@@ -148,19 +149,22 @@ def find_series(folder: str | os.PathLike) -> SeriesList:
 
 def check_folder(folder):
     """Return `folder` as a Path, or raise a SeriesError that says what it is."""
+    if not isinstance(folder, str | os.PathLike):
+        raise SeriesError(f"a folder is wanted, not {type(folder).__name__}")
+    folder = Path(folder)
     try:
-        folder = Path(folder)
-        if stat.S_ISREG(folder.stat().st_mode):
-            hint = "give the folder that holds the scan's files"
-            if folder.suffix.lower() in (".zip", ".gz", ".7z", ".rar", ".tar"):
-                hint = "unpack it and give the folder"
-            raise SeriesError(f"is a file, not a folder; {hint}", folder)
-        os.scandir(folder).close()
-    except (OSError, TypeError) as error:
+        is_file = stat.S_ISREG(folder.stat().st_mode)
+        if not is_file:
+            os.scandir(folder).close()
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise SeriesError(
             f"cannot be opened as a folder: {reason}; check the path", folder
         ) from None
+    if is_file:
+        packed = folder.suffix.lower() in (".zip", ".gz", ".7z", ".rar", ".tar")
+        hint = "unpack it and give the folder" if packed else "give the scan's folder"
+        raise SeriesError(f"is a file, not a folder; {hint}", folder)
     return folder
 
 
@@ -233,13 +237,14 @@ def choose_series(found, series_uid=None):
         chosen = [series for series in found if series.uid == str(series_uid)]
         if len(chosen) > 1:
             raise SeriesError(
-                "two patients or studies share this Series Instance UID (0020,000E): "
-                f"{listing}; they are never blended, load them from separate folders"
+                f"{SHARED_UID}: {listing}; put them into separate folders"
             )
         if not chosen:
             raise SeriesError(f"no series has this UID; found: {listing or 'none'}")
         return chosen[0]
     scans = [s for s in found if s.planes and s.modality not in NOT_SCANS]
+    if len(scans) > len({series.uid for series in scans}):
+        raise SeriesError(f"{SHARED_UID}: {listing}; put them into separate folders")
     if len(scans) > 1:
         raise SeriesError(
             f"{len(scans)} image series in this folder: {listing}; choose one: "
@@ -320,7 +325,13 @@ def sort_planes(headers):
     """
     for header in headers:
         check_plane(header)
-    check_same(headers, ("Rows", "Columns", "FrameOfReferenceUID"))
+    for keyword in ("Rows", "Columns"):
+        check_same(headers, keyword, "two reconstructions share one series")
+    check_same(
+        headers,
+        "FrameOfReferenceUID",
+        "the patient was placed anew in between; load the parts from separate folders",
+    )
     orientations = np.array([read_orientation(header) for header in headers])
     positions = np.array([read_position(header) for header in headers])
     spacings = np.array([read_pixel_spacing(header) for header in headers])
@@ -376,16 +387,13 @@ def check_plane(header):
         )
 
 
-def check_same(headers, keywords):
+def check_same(headers, keyword, why):
     """Raise a SeriesError when an attribute differs between planes."""
-    for keyword in keywords:
-        values = [header.values.get(keyword, b"") for header in headers]
-        common = max(set(values), key=values.count)
-        for header, value in zip(headers, values, strict=True):
-            if value != common:
-                raise header.error(
-                    keyword, "other planes of the series have another one"
-                )
+    values = [header.values.get(keyword, b"") for header in headers]
+    common = max(set(values), key=values.count)
+    for header, value in zip(headers, values, strict=True):
+        if value != common:
+            raise header.error(keyword, f"other planes have another one: {why}")
 
 
 def read_orientation(header):
@@ -440,11 +448,11 @@ def check_spacing(stack):
     index = int(off.argmax())
     missing = round(gaps[index] / typical) - 1
     whole = missing > 0 and abs(gaps[index] / typical - missing - 1) < 0.05
-    cause = f"{missing} missing" if whole else "planes of two scans, or lost planes"
+    cause = f"{missing} missing" if whole else "two scans in one series, or lost planes"
     raise SeriesError(
         f"planes are not evenly spaced: {gaps[index]:.3f} mm to the next plane, "
-        f"elsewhere {typical:.3f} mm (planes {index + 1} and {index + 2} of "
-        f"{len(stack.steps)}, {off.sum()} such gaps); likely cause: {cause}; "
+        f"elsewhere {typical:.3f} mm (between planes {index + 1} and {index + 2} of "
+        f"{len(stack.steps)}; odd gaps: {off.sum()}); likely cause: {cause}; "
         "export the series again, or pass regularize=True to interpolate",
         stack.planes[index].file,
     )

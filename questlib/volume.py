@@ -172,8 +172,8 @@ def load_series(
     check_suspects(found.suspects, series.uid)
     if series.dropped:
         warn(
-            f"{len(series.dropped)} localizer, capture or report file(s) of the same "
-            "series left out",
+            "localizers, captures or reports in the same series, left out: "
+            f"{len(series.dropped)}",
             series.dropped[0].file,
         )
     stack = drop_duplicates(sort_planes(series.headers))
@@ -230,7 +230,7 @@ def drop_duplicates(stack):
     doubles = sorted(set(range(len(stack.planes))) - set(kept))
     if doubles:
         file = stack.planes[doubles[0]].file
-        warn(f"{len(doubles)} plane(s) are copies of others; left out", file)
+        warn(f"planes that are copies of others, left out: {len(doubles)}", file)
     return stack.take(kept)
 
 
