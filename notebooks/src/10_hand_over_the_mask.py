@@ -1,0 +1,397 @@
+# %% [markdown]
+# # 10 · Hand over the mask
+
+# %% [markdown]
+# **What you'll do**: write the lung mask as NIfTI and as DICOM SEG, and prove with other
+# people's libraries that every voxel arrives at its place.
+#
+# **What you'll learn**
+#
+# - Turn patient axes from LPS to RAS, and an array into a NIfTI file
+# - Bring a mask from 1 mm voxels back to the planes of the scanner
+# - Read a DICOM SEG: segments, codes, frames, references
+# - Find out which file carries the patient's identity
+#
+# **What you'll need**
+#
+# | You need | Where | |
+# |---|---|---|
+# | a mask of both lungs | [09](09_mask_the_lungs.ipynb) | necessary |
+# | grids and origins | [04](04_resample_to_millimetres.ipynb) | necessary |
+#
+# **Time** 25 minutes · **memory** 900 MB · **download** none · **data and licence**
+# see [00](00_start_here.ipynb)
+#
+# ![Lungs and airway in three planes, read back from a DICOM SEG](images/10_hand_over_the_mask.png)
+
+# %%
+import tempfile
+from pathlib import Path
+
+import highdicom
+import matplotlib.pyplot as plt
+import nibabel
+import numpy as np
+import pydicom
+from scipy import ndimage
+
+import questlib
+from questlib.display import show_three_planes, use_style
+
+use_style()
+
+# %% [markdown]
+# ## What do you hand over?
+#
+# Segment the scan as in notebook 09. You hold three things: the labels, the airway, and
+# the geometry that places them in the patient.
+
+# %%
+scan = questlib.choose_scan()
+volume = questlib.load_series(scan)
+mask = questlib.segment_lungs(volume)
+labels = np.where(mask.airway, 3, mask.labels).astype(np.uint8)
+print({name: f"{ml:.0f} mL" for name, ml in mask.volumes_ml.items()})
+
+# %% [markdown]
+# The array alone is worth little. A program that opens it needs to know where voxel
+# (0, 0, 0) lies, how large a voxel is, and which way the axes run. Each format says this
+# in its own way, and that is where masks get mirrored.
+#
+# Choose one voxel to follow through all formats: the one in the middle of the right
+# lung.
+
+# %%
+inside = np.argwhere(labels == 1)
+voxel = inside[len(inside) // 2]
+place = volume.affine @ [*voxel, 1]
+print("LPS in mm:", place[:3].round(1))
+
+# %% [markdown]
+# LPS means: x grows to the patient's **l**eft, y to **p**osterior (the back), z to
+# **s**uperior (the head). DICOM says it so. Smaller x is the right side.
+
+# %% [markdown]
+# ## How does NIfTI say where a voxel is?
+#
+# NIfTI measures to the **r**ight, to **a**nterior and to superior: RAS. The same point
+# has the first two signs flipped.
+
+# %%
+to_ras = np.diag([-1, -1, 1, 1])
+print("RAS in mm:", (to_ras @ place)[:3].round(1))
+
+# %% [markdown]
+# And NIfTI counts (column, row, plane), the column first. The converter dcm2niix, which
+# most of the world uses, also counts the rows from the last one, so that they grow
+# towards anterior. Do both, and the array will be the very same.
+
+# %%
+nifti_array = labels[:, ::-1].T
+rows = labels.shape[1]
+to_index = np.array([[0, 0, 1, 0], [0, -1, 0, rows - 1], [1, 0, 0, 0], [0, 0, 0, 1]])
+print("from", labels.shape, "to", nifti_array.shape)
+
+# %% [markdown]
+# `to_index` takes a NIfTI index (i, j, k) to ours: the plane is k, the row is counted
+# back from the last, the column is i. Chain the three steps, from right to left: NIfTI
+# index, our index, LPS, RAS. That chain is the file's affine.
+
+# %%
+affine = to_ras @ volume.affine @ to_index
+print(affine.round(2))
+
+# %% [markdown]
+# Write it through the helper, and open the file with nibabel, which knows nothing of
+# us. It must find your affine.
+
+# %%
+out = Path(tempfile.mkdtemp())
+questlib.save_nifti(out / "lungs.nii.gz", labels, like=volume)
+image = nibabel.load(out / "lungs.nii.gz")
+assert np.allclose(image.affine, affine, atol=1e-3)
+assert np.array_equal(image.dataobj, nifti_array)
+print(nibabel.aff2axcodes(image.affine), image.shape)
+
+# %% [markdown]
+# The three letters say where i, j and k grow to. Now the only proof that counts. Ask
+# nibabel where your voxel went: from RAS millimetres back to an index.
+
+# %%
+ijk = np.linalg.inv(image.affine) @ to_ras @ place
+ijk = tuple(ijk[:3].round().astype(int))
+assert image.dataobj[ijk] == 1
+print("right lung at", tuple(map(int, ijk)))
+
+# %% [markdown]
+# Would a mistake show? Leave out the sign flip, as many scripts do, and look up the same
+# place.
+
+# %%
+careless = (np.linalg.inv(image.affine) @ place)[:3].round()
+within = np.all((careless >= 0) & (careless < image.shape))
+print("index:", careless, "within the grid:", bool(within))
+
+# %% [markdown]
+# If that lies outside of the grid, you are lucky: a viewer shows nothing, and you
+# search. **What would fool you here is a scan that is centered on the scanner's axis:**
+# then the mirrored mask lies on the other lung and looks quite right.
+
+# %% [markdown]
+# ## How does a mask come back from 1 mm?
+#
+# A network that works at 1 mm gives you a mask at 1 mm, and the archive wants it on the
+# planes of the scanner. Play it through with the right lung: first to cubes. Each of
+# them is lung to some percent; take it in from 50 % on.
+
+# %%
+right = labels == 1
+geometry = volume.spacing, volume.origin, volume.direction
+percent = questlib.Volume(right * np.uint8(100), *geometry)
+fine = questlib.resample(percent, 1.0)
+there = fine.array >= 50
+print(percent.shape, "to", there.shape)
+
+# %% [markdown]
+# Now back. Where does a voxel of the scanner lie in the fine grid? The two affines
+# answer it: ours to millimetres, millimetres to the fine index.
+
+# %%
+to_fine = np.linalg.inv(fine.affine) @ volume.affine
+print(to_fine.round(3))
+
+# %% [markdown]
+# Interpolate *how much* of a voxel is lung, a number from 0 to 1, and take one half as
+# the border.
+
+# %%
+share = ndimage.affine_transform(
+    there,
+    to_fine,
+    output_shape=volume.shape,
+    output=np.float32,
+    order=1,
+    mode="grid-constant",
+)
+back = share >= 0.5
+dice = 2 * np.sum(back & right) / (back.sum() + right.sum())
+print(f"Dice of the round trip: {dice:.4f}")
+
+# %% [markdown]
+# Dice 1 would be voxel for voxel the same. What is missing sits on the border, where half
+# a voxel was a matter of taste. `save_dicom_seg` does the same with all labels at once.
+
+# %% [markdown]
+# ## What does a DICOM SEG hold?
+#
+# NIfTI is for computing. A hospital's archive takes only DICOM, and its form for masks is
+# the Segmentation object (SEG). It needs the scan, because it points to each plane.
+
+# %%
+questlib.save_dicom_seg(out / "lungs.seg.dcm", mask, source=scan)
+seg = pydicom.dcmread(out / "lungs.seg.dcm")
+print(seg.Modality, "with", seg.NumberOfFrames, "frames of", seg.Rows, "x", seg.Columns)
+
+# %% [markdown]
+# Each segment says what it is with a code of SNOMED CT, so that no program has to guess
+# from a name.
+
+# %%
+for segment in seg.SegmentSequence:
+    code = segment.SegmentedPropertyTypeCodeSequence[0]
+    print(segment.SegmentNumber, code.CodeMeaning, code.CodeValue)
+
+# %% [markdown]
+# A frame is one plane of one segment; empty ones are left out. Open the one in the
+# middle: which segment, where, and which image it was drawn on.
+
+# %%
+frame = seg.PerFrameFunctionalGroupsSequence[seg.NumberOfFrames // 2]
+number = frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber
+source = frame.DerivationImageSequence[0].SourceImageSequence[0]
+position = frame.PlanePositionSequence[0].ImagePositionPatient
+print("segment", number, "at", [round(float(mm), 1) for mm in position], "mm")
+
+# %% [markdown]
+# The reference is a UID. Follow it: the plane with that UID must lie at the same
+# position.
+
+# %%
+for file in max(questlib.find_series(scan), key=lambda one: one.planes).files:
+    ds = pydicom.dcmread(file, stop_before_pixels=True)
+    if ds.SOPInstanceUID == source.ReferencedSOPInstanceUID:
+        found = ds
+assert np.allclose(found.ImagePositionPatient, position)
+print("instance number of that plane:", found.InstanceNumber)
+
+# %% [markdown]
+# Now the second reader. highdicom puts the frames together by their positions and gives
+# an affine in LPS, like ours.
+
+# %%
+reader = highdicom.seg.segread(out / "lungs.seg.dcm")
+theirs = reader.get_volume(combine_segments=True, skip_overlap_checks=True)
+print(theirs.array.shape, theirs.array.dtype)
+
+# %% [markdown]
+# Its planes may run the other way, and empty ones are missing. highdicom itself can lay
+# them on another geometry by position in the patient. Give it ours. If a single voxel
+# were mirrored, shifted or lost, the assertion would stop you:
+
+# %%
+target = highdicom.Volume(labels, volume.affine, coordinate_system="PATIENT")
+returned = theirs.match_geometry(target, tol=1e-3).array.astype(np.uint8)
+assert np.array_equal(returned, labels)
+print(np.count_nonzero(returned), "voxels, all at their place")
+
+# %% [markdown]
+# Draw what came back, over the scan.
+
+# %% tags=["cover"]
+middle = np.argwhere(returned).mean(axis=0).astype(int)
+show_three_planes(volume, tuple(middle), labels=returned, window="mediastinum")
+plt.show()
+
+# %% [markdown]
+# Does a mask that was made at 1 mm arrive as well? Hand the helper the fine mask, and
+# compare with what you computed by hand.
+
+# %%
+cubes = mask._replace(
+    labels=there.view(np.uint8),
+    airway=np.zeros_like(there),
+    spacing=fine.spacing,
+    origin=fine.origin,
+)
+questlib.save_dicom_seg(out / "fine.seg.dcm", cubes, source=scan)
+count = int(highdicom.seg.segread(out / "fine.seg.dcm").pixel_array.sum())
+print(count, "voxels; by hand", back.sum())
+assert abs(count - back.sum()) <= 1e-4 * count
+
+# %% [markdown]
+# ## Who is in the file?
+#
+# Before you share a mask, search it for the patient. Three traces will do: the name, the
+# ID, and the UID of one plane. Write two more files first: the `.npz` of questlib, and a
+# SEG without identity.
+
+# %%
+lungs = questlib.Volume(labels, *geometry)
+questlib.save_volume(out / "lungs.npz", lungs)
+questlib.save_dicom_seg(out / "anonymous.seg.dcm", mask, source=scan, deidentify=True)
+traces = [str(found.get(key, "")) for key in ("PatientName", "PatientID")]
+traces = [text.encode() for text in (*traces, found.SOPInstanceUID) if text]
+
+# %% [markdown]
+# Compressed files have to be opened before you search them, or you would find nothing
+# and feel safe.
+
+# %%
+contents = {path.name: path.read_bytes() for path in sorted(out.glob("*.dcm"))}
+contents["lungs.nii.gz"] = image.header.binaryblock + bytes(nifti_array)
+with np.load(out / "lungs.npz") as parts:
+    contents["lungs.npz"] = b"".join(part.tobytes() for part in parts.values())
+for name, data in contents.items():
+    print(f"{name:18} holds {sum(trace in data for trace in traces)} of {len(traces)}")
+
+# %% [markdown]
+# A SEG carries the patient's identity by nature: name, ID, birth date, study, and the UID
+# of each plane. An archive needs them to file it. Treat it like the scan itself.
+#
+# NIfTI and `.npz` hold numbers only. `deidentify=True` gives a SEG without any trace: a
+# dummy name, no dates, and every UID new. It says so in the way of the standard.
+
+# %%
+anonymous = pydicom.dcmread(out / "anonymous.seg.dcm")
+print("Patient Identity Removed:", anonymous.PatientIdentityRemoved)
+print("method:", anonymous.DeidentificationMethodCodeSequence[0].CodeMeaning)
+
+# %% [markdown]
+# The price: its references lead nowhere. Mask and scan now belong together by geometry
+# alone. And the shape of a body is still there; a face in a head scan can be recognized.
+
+# %% [markdown]
+# ## What if the file is there already?
+#
+# Masks take time and are corrected by hand. So nothing is overwritten in silence:
+
+# %% tags=["raises-exception"]
+questlib.save_nifti(out / "lungs.nii.gz", labels, like=volume)
+
+# %% [markdown]
+# With `overwrite=True` the new file is written beside the old one and takes its place
+# when it is complete. A full disk or a killed program leaves the old file as it was.
+
+# %% [markdown]
+# ## Check yourself
+#
+# 1. Predict the sign of the mean RAS x of the left lung, minus that of the right lung.
+# 2. How many frames should the SEG have? Count planes and labels, then compare.
+# 3. Write the HU of the scan as NIfTI and read them back. Are they the same numbers?
+
+# %% [markdown]
+# ## Summary
+#
+# - An array without its geometry is no mask: the affine goes with it.
+# - DICOM counts in LPS, NIfTI in RAS: two signs differ.
+# - A mask returns to the scanner's planes by shares and a border at one half.
+# - A SEG has segments with codes, and frames that point to planes.
+# - A SEG carries the patient's identity, NIfTI and `.npz` do not.
+
+# %% [markdown]
+# ## In practice
+#
+# Archives, viewers and planning systems differ in what they accept: some want RT
+# Structure Sets, that is contours, some do not show SEG at all. Test with your own
+# archive before you promise anything. Real de-identification is a process with a policy
+# and a second reader, not one option of a function. A file that goes into a clinical
+# archive must be marked as what it is. Education and research, not for diagnosis.
+
+# %% [markdown]
+# ## What's next
+#
+# One mask is handed over. Now a hundred patients:
+# [11 · Build a cohort](11_build_a_cohort.ipynb)
+
+# %% [markdown]
+# ## References
+#
+# - DICOM PS3.3, C.7.6.2.1.1: positions and orientations are LPS millimetres.
+# - DICOM PS3.3, A.51 and C.8.20: the Segmentation object.
+# - DICOM PS3.15, E: de-identification profiles, and their method codes.
+# - NIfTI-1.1 data format: qform, sform, and RAS.
+# - X. Li et al., "The first step for neuroimaging data analysis: DICOM to NIfTI
+#   conversion", Journal of Neuroscience Methods 264 (2016), 47-56: dcm2niix.
+# - C. P. Bridge et al., "Highdicom", Journal of Digital Imaging 35 (2022), 1719-1737.
+#
+# Code: BSD-3-Clause. Text and figures: CC BY 4.0.
+
+# %% [markdown]
+# ## Solutions
+#
+# 1. Negative: RAS x grows to the right, and the left lung is on the left.
+
+# %%
+centers = {}
+for label in (1, 2):
+    index = np.argwhere(labels == label).mean(axis=0)
+    centers[label] = (to_ras @ volume.affine @ [*index, 1])[0]
+assert centers[2] - centers[1] < 0
+print(f"right {centers[1]:.0f} mm, left {centers[2]:.0f} mm")
+
+# %% [markdown]
+# 2. One for each plane that a label touches.
+
+# %%
+frames = sum((labels == label).any(axis=(1, 2)).sum() for label in (1, 2, 3))
+assert frames == seg.NumberOfFrames
+print(frames, "frames")
+
+# %% [markdown]
+# 3. They are, in the same type.
+
+# %%
+questlib.save_nifti(out / "scan.nii.gz", volume.array, like=volume)
+scan_image = nibabel.load(out / "scan.nii.gz")
+assert np.array_equal(scan_image.dataobj, volume.array[:, ::-1].T)
+print(scan_image.get_data_dtype())
