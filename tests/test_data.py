@@ -27,7 +27,10 @@ class Store(SimpleHTTPRequestHandler):
             return super().do_GET()
         bucket = Path(self.translate_path(path))
         prefix = query.partition("prefix=")[2]
-        keys = [f"{prefix}{file.name}" for file in (bucket / prefix).iterdir()]
+        names = sorted(
+            (file.name for file in (bucket / prefix).iterdir()), reverse=True
+        )
+        keys = [f"{prefix}{name}" for name in names]
         rows = "".join(f"<Contents><Key>{key}</Key></Contents>" for key in keys)
         xml = f'<L xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{rows}</L>'.encode()
         self.send_response(200)
@@ -93,7 +96,7 @@ def wheel(scan, tmp_path, monkeypatch):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("quest_scan/__init__.py", "raise RuntimeError('imported')")
         archive.writestr("quest_scan/scan/notes.txt", "not DICOM")
-        for file in scan.iterdir():
+        for file in sorted(scan.iterdir()):
             archive.write(file, f"quest_scan/scan/{file.name}")
         archive.writestr(
             f"{info}/METADATA",
