@@ -70,7 +70,7 @@ async function render({ model, el }) {
   const verdict = make("output", { className: "quest-verdict" });
   const table = make("tbody");
   const heads = ["region", "verdict", "why", "missed by", "height × width", "area"];
-  const code = make("textarea", { readOnly: true, rows: 3, aria: "The chosen rules as code" });
+  const code = make("textarea", { readOnly: true, rows: 4, aria: "The chosen rules as code" });
   const copied = make("output");
   const copyButton = make("button", { type: "button", textContent: "Copy as code",
     onclick: async () => {

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -58,44 +57,41 @@ def page(browser):
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    errors, hosts = [], set()
+    errors, asked = [], set()
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "console",
         lambda line: errors.append(line.text) if line.type == "error" else None,
     )
-    page.on("request", lambda request: hosts.add(urlparse(request.url).hostname))
-    page.on("websocket", lambda socket: hosts.add(urlparse(socket.url).hostname))
+    page.on("request", lambda request: asked.add(request.url))
+    page.on("websocket", lambda socket: asked.add(socket.url))
     yield page
     context.close()
+    away = [url for url in asked if urlparse(url).hostname not in LOOPBACK]
+    assert not away, f"requests left this machine: {away}"
     assert not errors, errors
-    assert hosts <= LOOPBACK, f"requests left this machine: {hosts - LOOPBACK}"
 
 
-def serve(command, folder, ready, environment):
-    """Start a server on a free port of the loopback address and wait for its page."""
+def serve(command, folder, environment):
+    """Start a server on a free port of the loopback address; give both."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = (folder / "server.log").open("w")
     process = subprocess.Popen(
-        [sys.executable, "-m", *command(port)],
+        [sys.executable, "-m", *command, f"--port={port}", "--no-browser"],
         cwd=folder,
         env=os.environ | environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    address = f"http://127.0.0.1:{port}"
     for _ in range(600):
         try:
-            urllib.request.urlopen(address + ready, timeout=5).close()
-            return process, address
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return process, f"http://127.0.0.1:{port}"
         except OSError:
             time.sleep(0.1)
-        if process.poll() is not None:
-            break
     process.terminate()
-    raise AssertionError((folder / "server.log").read_text())
+    raise AssertionError(f"no answer within a minute from {command}")
 
 
 def private(folder):
@@ -122,16 +118,9 @@ def lab(tmp_path_factory):
     shutil.copytree(ROOT / "notebooks", folder / "notebooks")
     token = secrets.token_hex()
 
-    def command(port):
-        return (
-            "jupyterlab --no-browser --allow-root --expose-app-in-browser "
-            f"--ip=127.0.0.1 --port={port} --ServerApp.port_retries=0 "
-            f"--ServerApp.token={token}"
-        ).split()
-
-    process, address = serve(
-        command, folder, f"/api/status?token={token}", private(folder / "private")
-    )
+    command = ["jupyterlab", "--allow-root", "--expose-app-in-browser"]
+    command += ["--ip=127.0.0.1", f"--ServerApp.token={token}"]
+    process, address = serve(command, folder, private(folder / "private"))
     yield Lab(folder / "notebooks", address, token)
     process.terminate()
     process.wait()
@@ -178,10 +167,44 @@ def shoot(page):
 
 
 @pytest.fixture(scope="session")
+def voila(tmp_path_factory):
+    """Start the app; give its address."""
+    folder = tmp_path_factory.mktemp("voila")
+    app = ROOT / "app"
+    environment = private(folder) | {"JUPYTER_PATH": str(app)}
+    process, address = serve(["voila", "sliders.ipynb"], app, environment)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def drag(page):
+    """Pull a slider's thumb to a fraction of its length, with the mouse."""
+
+    def pull(slider, to, steps=12):
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        low, high, value = slider.evaluate("(s) => [s.min, s.max, s.value].map(Number)")
+        y = box["y"] + box["height"] / 2
+        ends = [
+            box["x"] + 8 + part * (box["width"] - 16)
+            for part in ((value - low) / (high - low), to)
+        ]
+        page.mouse.move(ends[0], y)
+        page.mouse.down()
+        page.mouse.move(ends[1], y, steps=steps)
+        page.mouse.up()
+
+    return pull
+
+
+@pytest.fixture(scope="session")
 def latencies():
-    """Collect medians, and print them when all is done."""
+    """Collect medians in ms; they are kept beside the screenshots, and printed."""
     rows = {}
     yield rows
-    print("\n\nlatency, median ms")
-    for name, value in rows.items():
-        print(f"{name:58} {value:6.1f}")
+    lines = [f"{name:60} {value:6.1f} ms" for name, value in rows.items()]
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    (SCREENSHOTS / "latency.txt").write_text("\n".join(lines) + "\n")
+    print("", *lines, sep="\n")

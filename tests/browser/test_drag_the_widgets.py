@@ -71,21 +71,7 @@ def notebook(lab, page, scratch):
     lab.close(page)
 
 
-def drag(page, slider, to, steps=12):
-    """Pull a slider's thumb to a fraction of its length."""
-    slider.scroll_into_view_if_needed()
-    box = slider.bounding_box()
-    low, high, value = slider.evaluate("(s) => [s.min, s.max, s.value].map(Number)")
-    at = (value - low) / (high - low)
-    y = box["y"] + box["height"] / 2
-    x = [box["x"] + 8 + part * (box["width"] - 16) for part in (at, to)]
-    page.mouse.move(x[0], y)
-    page.mouse.down()
-    page.mouse.move(x[1], y, steps=steps)
-    page.mouse.up()
-
-
-def test_drag_the_planes(notebook, shoot, latencies):
+def test_drag_the_planes(notebook, drag, shoot, latencies):
     page = notebook
     widget = page.get_by_role("group", name="Plane browser").first
     canvas = widget.locator("canvas").first
@@ -95,9 +81,9 @@ def test_drag_the_planes(notebook, shoot, latencies):
 
     canvas.evaluate(STOPWATCH)
     plane = widget.get_by_label("axial plane")
-    drag(page, plane, 0.9, steps=30)
-    drag(page, plane, 0.1, steps=30)
-    drag(page, plane, 0.8, steps=30)
+    drag(plane, 0.9, steps=30)
+    drag(plane, 0.1, steps=30)
+    drag(plane, 0.8, steps=30)
     assert canvas.evaluate(HASH) != before
     number = int(re.search(r"plane (\d+)", where.inner_text())[1])
     assert 29 <= number <= 33
@@ -105,11 +91,11 @@ def test_drag_the_planes(notebook, shoot, latencies):
     assert len(laps) > 20
     latencies["explore_planes, 512 x 512 and labels: slider to pixel"] = median(laps)
 
-    drag(page, widget.get_by_label("Overlay opacity"), 0.0)
+    drag(widget.get_by_label("Overlay opacity"), 0.0)
     plain = canvas.evaluate(HASH)
-    drag(page, widget.get_by_label("Overlay opacity"), 0.9)
+    drag(widget.get_by_label("Overlay opacity"), 0.9)
     assert canvas.evaluate(HASH) != plain
-    drag(page, widget.get_by_label("Overlay opacity"), 0.3)
+    drag(widget.get_by_label("Overlay opacity"), 0.3)
     shoot("planes_axial", widget)
 
     box = canvas.bounding_box()
@@ -136,13 +122,13 @@ def test_drag_the_planes(notebook, shoot, latencies):
     for view, name in (("coronal", "row"), ("sagittal", "column")):
         widget.get_by_role("button", name=view).click()
         before = canvas.evaluate(HASH)
-        drag(page, widget.get_by_label(f"{view} plane"), 0.4)
+        drag(widget.get_by_label(f"{view} plane"), 0.4)
         assert f"{view}, {name} 20" in where.inner_text()  # 0.4 of 511, about 204
         assert canvas.evaluate(HASH) != before
         shoot(f"planes_{view}", widget)
 
 
-def test_drag_the_rules(notebook, shoot, latencies):
+def test_drag_the_rules(notebook, drag, shoot, latencies):
     page = notebook
     widget = page.get_by_role("group", name="Mask tuner")
     verdict, table = widget.locator(".quest-verdict"), widget.locator("tbody")
@@ -156,7 +142,7 @@ def test_drag_the_rules(notebook, shoot, latencies):
     first = settle()
     assert re.search(r"Dice 0\.\d{3}", first[0])
     top = widget.get_by_role("slider", name="top not above")
-    drag(page, top, 0.95)  # 57 % of the rows: no lung begins so low
+    drag(top, 0.95)  # 57 % of the rows: no lung begins so low
     second = settle()
     assert second[0].startswith("0 of") and "Dice 0.000" in second[0]
     assert "top above 57% of the rows" in second[1]
