@@ -27,7 +27,6 @@ setup: .venv/.ready ## the environment, as uv.lock says
 quest: setup ## the patient (offline: the phantom), every step, build/quest/index.html
 	@$(BIN)/questlib fetch || echo "The quest goes on with the computed phantom."
 	$(BIN)/questlib run --out build/quest
-	@echo "Open build/quest/index.html"
 
 test: setup lint ## everything: lint, unit tests, doctests, notebooks, browser
 	$(BIN)/questlib fetch
