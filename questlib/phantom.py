@@ -1,8 +1,8 @@
 """A chest CT computed from formulas, with its truth (the ruler of the notebooks).
 
 All shapes are signed distances in mm (negative inside), so that the share of a voxel
-which a shape covers follows from the distance of its centre to the surface. Points are
-(plane, row, column) in mm around the isocentre: to the head, to the back, to the left.
+which a shape covers follows from the distance of its center to the surface. Points are
+(plane, row, column) in mm around the isocenter: to the head, to the back, to the left.
 """
 
 from hashlib import sha256
@@ -557,7 +557,7 @@ def make_phantom(
     folder : path, optional
         Where to write the scan as a DICOM series, one file a plane.
     shape, spacing : 3 int, 3 float
-        Planes, rows, columns and their distances in mm; the grid is centred on the
+        Planes, rows, columns and their distances in mm; the grid is centered on the
         chest. A grid that is smaller than 300 x 358 x 358 mm shows a part of it.
     seed : int
         Of the vessels, the holes and the noise: same seed, same scan.
@@ -569,7 +569,7 @@ def make_phantom(
         Standard deviation in HU.
     nodules : sequence of (diameter in mm, place)
         A place is "inside", "pleura", "apex", "base" (the last three touch the
-        pleura), or 3 floats in mm (plane, row, column) from the centre of the chest.
+        pleura), or 3 floats in mm (plane, row, column) from the center of the chest.
     mass, consolidation : float
         Diameter in mm of a ball beside the left hilum, and of a lumpy density at the
         right base; 0 for none.

@@ -155,8 +155,8 @@ def test_noise_has_the_asked_deviation_and_is_grain():
     noise = noise[noise != 0]
     assert noise.std() == pytest.approx(30, rel=0.1)
     plane = loud.volume.array[15].astype(float) - quiet.volume.array[15]
-    neighbours = np.corrcoef(plane[30:60, 20:39].ravel(), plane[30:60, 21:40].ravel())
-    assert 0.2 < neighbours[0, 1] < 0.8
+    neighbors = np.corrcoef(plane[30:60, 20:39].ravel(), plane[30:60, 21:40].ravel())
+    assert 0.2 < neighbors[0, 1] < 0.8
 
 
 def test_the_seed_decides_everything():
@@ -173,7 +173,7 @@ def test_offset_moves_the_patient_by_these_millimetres(coarse):
     assert np.allclose(shift, (0, 8, -12), atol=1e-6)
 
 
-def test_the_grid_is_centred_and_field_of_view_sets_its_spacing():
+def test_the_grid_is_centered_and_field_of_view_sets_its_spacing():
     phantom = make_phantom(shape=(3, 50, 100), spacing=(5, 9, 9), field_of_view=300)
     assert phantom.volume.spacing == (5, 6, 3)
     assert np.allclose(phantom.volume.affine @ (1, 24.5, 49.5, 1), (0, 0, 0, 1))
