@@ -13,7 +13,8 @@ from pydicom.datadict import dictionary_description, tag_for_keyword
 MAX_ELEMENTS = 500_000
 MAX_DEPTH = 32
 MAX_VALUE = 1 << 26  # bytes of one header element that is kept
-MAX_INFLATED = 1 << 27  # bytes of one deflated file
+MAX_INFLATED = 96 << 20  # bytes of one deflated file
+MAX_FRAMES = 10_000
 UNDEFINED = 0xFFFFFFFF
 BIG_ENDIAN, DEFLATED = b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
 CT_CLASSES = {b"1.2.840.10008.5.1.4.1.1.2" + end for end in (b"", b".1", b".2")}
@@ -321,7 +322,7 @@ def open_dataset(path):
 
 
 def inflate(stream, path):
-    """Return the rest of a deflated file as a stream, never more than 128 MB."""
+    """Return the rest of a deflated file as a stream, never more than 96 MB."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         data = inflater.decompress(stream.read(MAX_INFLATED), MAX_INFLATED)
@@ -331,7 +332,7 @@ def inflate(stream, path):
         ) from error
     if not inflater.eof:
         full = len(data) >= MAX_INFLATED
-        why = "inflates to more than 128 MB" if full else "its deflated data set is cut"
+        why = "inflates to more than 96 MB" if full else "its deflated data set is cut"
         raise SeriesError(f"{why}; export it again without compression", path)
     return BytesIO(data)
 
@@ -403,7 +404,7 @@ def split_frames(header, walker):
     common = header.values | (merge(shared[0]) if shared else {})
     common = {key: value for key, value in common.items() if "Sequence" not in key}
     count = len(frames)
-    if header.text("NumberOfFrames") != str(count):
+    if header.text("NumberOfFrames") != str(count) or count > MAX_FRAMES:
         raise header.error("NumberOfFrames", f"but {count} frames are described")
     return [
         replace(header, values=common | merge(frame), frame=index, frames=count)

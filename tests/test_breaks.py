@@ -1015,7 +1015,7 @@ def junk_behind_the_pixels(planes):
         path.write_bytes(path.read_bytes() + b"junk" * 50)
 
 
-@refused("no CT series.*inflates to more than 128 MB")
+@refused("no CT series.*inflates to more than 96 MB")
 def a_deflate_bomb(planes):
     planes[:] = planes[:1]
     compress(planes[0], DeflatedExplicitVRLittleEndian)

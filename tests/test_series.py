@@ -90,9 +90,8 @@ def test_what_is_no_folder(kind, tmp_path):
     }[kind]
     for name in ("a.txt", "a.zip"):
         (tmp_path / name).write_bytes(b"PK")
-    pattern = {"file": "is a file, not a folder", "zip": "unpack it"}.get(
-        kind, "cannot"
-    )
+    patterns = {"file": "is a file, not", "zip": "unpack it", "number": "not int"}
+    pattern = patterns.get(kind, "cannot be opened")
     with pytest.raises(SeriesError, match=pattern) as caught:
         find_series(path)
     assert "\n" not in str(caught.value) and str(tmp_path) not in str(caught.value)

@@ -306,6 +306,9 @@ def trust(break_it):
     return np.array([ds.pixel_array.astype(float) - 1024 for ds in planes])
 
 
+# %% [markdown]
+# Cut each stack at the middle row and draw it as the viewer of such a script would.
+
 # %% tags=["cover"]
 breaks = [shuffle, lose_one, add_a_phase, tilt, new_frame, pad]
 fig, axes = plt.subplots(2, 3, figsize=(9, 7.5))
