@@ -41,7 +41,7 @@ WRAPPED = 0.75  # they have so much of their surface in the lung,
 HOLE_MM2 = 2000.0
 LARGEST_ML = 50.0  # and are no larger
 CORE_MM = 2.0
-SPLIT_MM = 25.0
+CUT_MM = 60.0
 APART_MM = 50.0
 WALL_MM = 3.0
 CROSS = ndimage.generate_binary_structure(3, 1)
@@ -96,7 +96,7 @@ def segment_lungs(volume: Volume) -> LungMask:
     coarse = shrink(array, factor)
     padding = find_padding(coarse)
     if padding.any():
-        padding = ndimage.binary_dilation(padding, IN_PLANE)
+        padding = ndimage.binary_dilation(padding, np.ones((1, 3, 3)))
     air, tissue, clear = find_gray_levels(
         coarse[~padding][:: max(1, coarse.size // 500_000)]
     )
@@ -120,8 +120,7 @@ def segment_lungs(volume: Volume) -> LungMask:
     lungs = pick_lungs(inside & ~_grow(airway), scale, step)
     if not lungs.any():
         return _finish(volume, findings=[*findings, "no lungs in this scan"])
-    axes = volume.affine[:3, :3][:, order] * np.where(flip, -1, 1) * factor
-    labels = split_lungs(lungs, step, axes[0])
+    labels = split_lungs(lungs, scale, step)
     labels = close_lungs(labels, step, inside & ~lungs)
     level = air + LEVEL * (tissue - air)
     full = refine(array, (labels, airway, below), box, factor, level)
@@ -293,39 +292,53 @@ def pick_lungs(inside, scale, step):
     return keep[labels]
 
 
-def split_lungs(lungs, step, to_left):
-    """Label the right lung 1 and the left lung 2, also where they touch.
-
-    `to_left` is the change of LPS x per (plane, row, column).
-    """
-    labels = np.zeros(lungs.shape, np.uint8)
-    core = lungs
-    for lost in range(int(SPLIT_MM / min(step)) + 1):  # noqa: B007
-        parts, count = ndimage.label(core)
-        two = np.argsort(np.bincount(parts.ravel())[1:])[-2:] + 1
-        if count > 1:
-            small, large = (parts == k for k in two)
-            x = [_center(part) @ to_left for part in (small, large)]
-            if small.sum() > 0.1 * large.sum() and abs(x[0] - x[1]) > APART_MM:
-                break
-        core = ndimage.binary_erosion(core, CROSS, border_value=1)
+def split_lungs(lungs, scale, step):
+    """Label the right lung 1 and the left lung 2, also where they touch."""
+    parts, _ = ndimage.label(lungs)
+    size = np.bincount(parts.ravel())[1:]
+    two = np.argsort(size)[-2:] + 1
+    column = [_mean_column(parts == label) for label in two]
+    apart = abs(column[0] - column[-1]) * step[2]
+    if apart > APART_MM and size[two[0] - 1] > 0.1 * size[two[-1] - 1]:
+        at = (_mean_column(parts == label) for label in range(1, len(size) + 1))
+        left = np.array([False, *(column_ > sum(column) / 2 for column_ in at)])[parts]
     else:
-        labels[lungs] = RIGHT
+        left = np.arange(lungs.shape[2]) >= _find_cut(lungs, scale, step)[..., None]
+    labels = lungs * np.where(left, LEFT, RIGHT).astype(np.uint8)
+    count = np.bincount(labels.ravel(), minlength=3)[1:]
+    if count.min() > 0.05 * count.max():
         return labels
-    labels[small], labels[large] = (RIGHT, LEFT) if x[0] < x[1] else (LEFT, RIGHT)
-    for _ in range(2 * lost):
-        grown = ndimage.grey_dilation(labels, footprint=CROSS)
-        labels = np.where((labels == 0) & lungs, grown, labels)
-    plane, row, column = np.nonzero(lungs & (labels == 0))  # islands
-    near_left = to_left @ (plane, row, column) > sum(x) / 2
-    labels[plane, row, column] = np.where(near_left, LEFT, RIGHT)
-    return labels
+    solid = (scale > LEVEL)[lungs.any((1, 2))]  # one lung: on which side of the body?
+    side = LEFT if _mean_column(lungs) > _mean_column(solid) else RIGHT
+    return lungs * np.uint8(side)
 
 
-def _center(mask):
-    """Mean index of what is True along each axis."""
-    counts = (mask.sum(axes) for axes in ((1, 2), (0, 2), (0, 1)))
-    return np.array([count @ np.arange(count.size) / count.sum() for count in counts])
+def _mean_column(mask):
+    count = mask.sum((0, 1))
+    return count @ np.arange(count.size) / count.sum()
+
+
+def _find_cut(lungs, scale, step):
+    """Column of the cheapest cut from front to back of every plane.
+
+    A cut pays for the lung that it crosses, the darker the more, so that it runs along
+    the bright line where two lungs touch (dynamic programming, row by row).
+    """
+    middle, half = round(_mean_column(lungs)), int(CUT_MM / step[2])
+    low = max(middle - half, 0)
+    band = np.s_[:, :, low : middle + half + 1]
+    cost = 0.01 + 10 * lungs[band] * np.maximum(LEVEL - scale[band], 0) ** 2
+    cost = ndimage.uniform_filter1d(cost, 3, axis=0)
+    total, moves = cost[:, 0], []
+    for row in range(1, cost.shape[1]):
+        reach = np.pad(total, ((0, 0), (2, 2)), constant_values=np.inf)
+        reach = np.stack([reach[:, k : k + cost.shape[2]] for k in range(5)])
+        moves.append(reach.argmin(0) - 2)
+        total = cost[:, row] + reach.min(0)
+    planes, cut = np.arange(len(cost)), [total.argmin(1)]
+    for move in reversed(moves):
+        cut.append(cut[-1] + move[planes, cut[-1]])
+    return np.stack(cut[::-1], 1) + low
 
 
 def close_lungs(labels, step, forbidden):
