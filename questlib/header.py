@@ -171,7 +171,7 @@ class Walker:
         The first group that is no longer read.
     """
 
-    def __init__(self, stream, file, order="<", implicit=False, *, stop=0x10000):
+    def __init__(self, stream, file, *, order="<", implicit=False, stop=0x10000):
         self.stream, self.file, self.stop = stream, file, stop
         self.order, self.implicit = order, implicit
         self.head, self.long = struct.Struct(order + "HHI"), struct.Struct(order + "I")
@@ -260,7 +260,8 @@ class Walker:
 
     def items(self, value):
         """Return the data sets of a sequence's items, each as a dict of values."""
-        inner = Walker(BytesIO(value), self.file, self.order, self.implicit)
+        how = {"order": self.order, "implicit": self.implicit}
+        inner = Walker(BytesIO(value), self.file, **how)
         found = []
         while (head := inner.read_head(self.implicit)) and head[0] == 0xFFFEE000:
             start, length = inner.stream.tell(), head[2]
@@ -268,7 +269,7 @@ class Walker:
                 inner.skip_items(self.implicit)
                 length = inner.stream.tell() - 8 - start
             part = BytesIO(value[start : start + length])
-            found.append(Walker(part, self.file, self.order, self.implicit).read()[0])
+            found.append(Walker(part, self.file, **how).read()[0])
             inner.stream.seek(start + length + (8 if head[2] == UNDEFINED else 0))
         if value and not found:
             raise self.damaged("a sequence of functional groups has no items")
@@ -292,12 +293,11 @@ def open_dataset(path):
     NotDicomError
         If the content is not DICOM.
     SeriesError
-        If it is, but cannot be read.
+        If it is, but damaged.
+    OSError
+        If the file cannot be read.
     """
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise SeriesError(f"cannot be read: {error.strerror}", path) from None
+    stream = path.open("rb")
     head = stream.read(140)
     start = 132 if head[128:132] == b"DICM" else 0
     group, element = struct.unpack("<HH", head[start : start + 4].ljust(4, b"\xff"))
@@ -363,6 +363,14 @@ def read_header(path):
 
     Built in notebook 01, tested in notebook 12.
     """
+    try:
+        return read_planes_of(path)
+    except OSError as error:  # a scratched disc
+        raise SeriesError(f"cannot be read: {error.strerror}", path) from None
+
+
+def read_planes_of(path):
+    """Do what `read_header` promises, except that an OSError may escape."""
     stream, meta = open_dataset(path)
     with stream:
         start = stream.tell()
@@ -370,7 +378,7 @@ def read_header(path):
         stream.seek(start)
         # the first group is small, so the smaller reading of its two bytes is right
         order = min("<>", key=lambda order: struct.unpack(order + "H", head[:2]))
-        walker = Walker(stream, path, order, head[4:6] not in VRS)
+        walker = Walker(stream, path, order=order, implicit=head[4:6] not in VRS)
         values, pixels = walker.read()
         big = meta.get("TransferSyntaxUID", b"").strip(b" \0") == BIG_ENDIAN
         if meta and big != (order == ">"):

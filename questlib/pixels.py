@@ -109,19 +109,28 @@ def read_planes(planes, *, quiet=False):
         raise SeriesError(f"the series would take more than {MAX_SERIES >> 30} GB")
     shape = len(planes), planes[0].integer("Rows"), planes[0].integer("Columns")
     for dtype in (np.int16, np.float32):
-        array = np.empty(shape, dtype)
-        with Decoders() as decoders, ThreadPoolExecutor(2) as pool:
-            tasks = zip(planes, array, strict=True)
-            read = [pool.submit(read_plane, *task, decoders) for task in tasks]
-            try:
-                notes = [future.result() for future in read]
-            finally:
-                pool.shutdown(cancel_futures=True)
+        try:
+            array, notes = fill(planes, np.empty(shape, dtype))
+        except MemoryError:
+            raise SeriesError(
+                "the series does not fit into this machine's memory"
+            ) from None
         if None not in notes:
             break
     if not quiet:
         warn_of_pixels(planes, notes)
     return array
+
+
+def fill(planes, array):
+    """Read planes into `array` on two threads; return it and each plane's notes."""
+    with Decoders() as decoders, ThreadPoolExecutor(2) as pool:
+        tasks = zip(planes, array, strict=True)
+        read = [pool.submit(read_plane, *task, decoders) for task in tasks]
+        try:
+            return array, [future.result() for future in read]
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def warn_of_pixels(planes, notes):
@@ -334,8 +343,8 @@ def check_codestream(header, frame):
         )
 
 
-def read_frame(stream, header):
-    """Return the bytes of one compressed frame, after checking its fragments."""
+def check_fragments(stream, header):
+    """Step through encapsulated Pixel Data; refuse it when it does not end properly."""
     start = stream.seek(header.pixels[2])
     while True:
         group, element, length = struct.unpack("<HHI", stream.read(8).ljust(8, b"\0"))
@@ -349,6 +358,13 @@ def read_frame(stream, header):
             header.file,
         )
     stream.seek(start)
+
+
+def read_frame(stream, header):
+    """Return the bytes of one compressed frame."""
+    stream.seek(header.pixels[2])
+    if header.frame == 0:  # once a file
+        check_fragments(stream, header)
     frames = max(header.frames, 1)
     try:
         return get_frame(stream, header.frame, number_of_frames=frames)
@@ -393,14 +409,20 @@ def read_raw(header, decoders):
     """Return one plane as it is stored, signed or unsigned, unused bits untouched."""
     bits = header.integer("BitsAllocated")
     kind = f"{'i' if header.integer('PixelRepresentation') else 'u'}{bits // 8}"
-    with open_dataset(header.file)[0] as stream:
-        if header.pixels[3] == UNDEFINED:
-            return decode_plane(stream, header, decoders).view(kind)
-        shape = header.integer("Rows"), header.integer("Columns")
-        raw = np.empty(shape, header.order + kind)
-        stream.seek(header.pixels[2] + header.frame * raw.nbytes)
-        if stream.readinto(raw.data.cast("B")) != raw.nbytes:
-            raise SeriesError("changed while it was read; load it again", header.file)
+    shape = header.integer("Rows"), header.integer("Columns")
+    try:
+        with open_dataset(header.file)[0] as stream:
+            if header.pixels[3] == UNDEFINED:
+                return decode_plane(stream, header, decoders).view(kind)
+            raw = np.empty(shape, header.order + kind)
+            stream.seek(header.pixels[2] + header.frame * raw.nbytes)
+            if stream.readinto(raw.data.cast("B")) != raw.nbytes:
+                raise OSError("it changed while it was read")
+    except OSError as error:
+        why = error.strerror or error
+        raise SeriesError(
+            f"cannot be read: {why}; load it again", header.file
+        ) from None
     return raw.astype(kind, copy=False)
 
 

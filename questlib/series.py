@@ -335,20 +335,9 @@ def sort_planes(headers):
     orientations = np.array([read_orientation(header) for header in headers])
     positions = np.array([read_position(header) for header in headers])
     spacings = np.array([read_pixel_spacing(header) for header in headers])
+    check_close(headers, "ImageOrientationPatient", orientations, 1e-3)
+    check_close(headers, "PixelSpacing", spacings, 1e-4 * np.median(spacings))
     middle = np.median(orientations, axis=0)
-    for keyword, values, limit in (
-        ("ImageOrientationPatient", orientations, 1e-3),
-        ("PixelSpacing", spacings, 1e-4 * np.median(spacings)),
-    ):
-        off = np.abs(values - np.median(values, axis=0)).max(axis=1) > limit
-        if off.any():
-            odd = int(off.argmax())
-            other = headers[int((~off).argmax())].show(keyword)
-            raise headers[odd].error(
-                keyword,
-                f"other planes of the series say {other}: two scans, or a localizer, "
-                "share one series; move the odd files out of the folder",
-            )
     column_axis = middle[:3] / np.linalg.norm(middle[:3])
     row_axis = middle[3:] - (middle[3:] @ column_axis) * column_axis
     row_axis /= np.linalg.norm(row_axis)
@@ -365,6 +354,18 @@ def sort_planes(headers):
         origin=tuple(positions[order[0]].tolist()),
         direction=direction,
     )
+
+
+def check_close(headers, keyword, values, limit):
+    """Raise a SeriesError when a plane's numbers differ from the middle ones."""
+    off = np.abs(values - np.median(values, axis=0)).max(axis=1) > limit
+    if off.any():
+        other = headers[int((~off).argmax())].show(keyword)
+        raise headers[int(off.argmax())].error(
+            keyword,
+            f"other planes of the series say {other}: two scans, or a localizer, share "
+            "one series; move the odd files out of the folder",
+        )
 
 
 def check_plane(header):

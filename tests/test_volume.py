@@ -271,3 +271,49 @@ def test_damaged_volumes_are_refused_or_equal(volume, tmp_path):
         except SeriesError:
             continue
         np.testing.assert_array_equal(again.array, volume.array)
+
+
+def test_a_scratched_disc_is_a_refusal(tmp_path, monkeypatch):
+    import questlib.pixels
+
+    def fail(path):
+        raise OSError(5, "Input/output error")
+
+    save_planes(tmp_path, make_planes())
+    monkeypatch.setattr(questlib.pixels, "open_dataset", fail)
+    with pytest.raises(SeriesError, match=r"IM0000.dcm: .*Input/output error"):
+        load_series(tmp_path)
+
+
+def test_too_little_memory_is_a_refusal(tmp_path, monkeypatch):
+    import questlib.pixels
+
+    def fail(planes, array):
+        raise MemoryError
+
+    save_planes(tmp_path, make_planes())
+    monkeypatch.setattr(questlib.pixels, "fill", fail)
+    with pytest.raises(SeriesError, match="memory"):
+        load_series(tmp_path)
+
+
+def test_a_crashing_decoder_is_a_refusal(tmp_path, monkeypatch):
+    import questlib.decoder
+
+    real = questlib.decoder.start
+
+    def start():
+        helper = real()
+        helper.kill()
+        helper.wait()
+        return helper
+
+    from test_breaks import RLELossless, compress
+
+    planes = make_planes(3)
+    for ds in planes:
+        compress(ds, RLELossless)
+    save_planes(tmp_path, planes)
+    monkeypatch.setattr(questlib.decoder, "start", start)
+    with pytest.raises(SeriesError, match="decoder crashed, or took too long"):
+        load_series(tmp_path)
