@@ -181,3 +181,16 @@ def test_pictures_come_from_this_run_or_not_at_all():
         "[next](01_b.html#part) other file"
     )
     assert made.cells[0].attachments == {"00_a.png": {"image/png": "cGljdHVyZQ=="}}
+
+
+def test_formulas_are_drawn_without_a_script():
+    made = notebook(("markdown", "so $y = \\frac{1}{2}$, `$HOME` and $$x^2$$"))
+    made.metadata["widgets"] = {"state": "large"}
+    clean(made, {}, patient=True)
+    source = made.cells[0].source
+    assert (
+        source.count('<img alt="') == source.count("data:image/png;base64,iVBOR") == 2
+    )
+    assert 'alt="y = \\frac{1}{2}"' in source
+    assert "`$HOME`" in source
+    assert not made.metadata
