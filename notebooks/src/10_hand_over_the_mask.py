@@ -37,6 +37,7 @@ from scipy import ndimage
 
 import questlib
 from questlib.display import show_three_planes, use_style
+from questlib.resample import resample
 
 use_style()
 
@@ -148,7 +149,7 @@ print("index:", careless, "within the grid:", bool(within))
 right = labels == 1
 geometry = volume.spacing, volume.origin, volume.direction
 percent = questlib.Volume(right * np.uint8(100), *geometry)
-fine = questlib.resample(percent, 1.0)
+fine = resample(percent, 1.0)
 there = fine.array >= 50
 print(percent.shape, "to", there.shape)
 
