@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgb
-from scipy import sparse
+from scipy import ndimage, sparse
 from skimage.measure import marching_cubes
 
 from questlib.display import AXES_MM, refuse_nan
@@ -222,7 +222,7 @@ def show_surface(
     Parameters
     ----------
     vertices, faces
-        As `extract_surface` returns them; thinned to 40,000 triangles.
+        As `extract_surface` returns them; thinned to 30,000 triangles.
     color : str
     azimuth : float
         Degrees by which you step round towards the patient's left.
@@ -237,7 +237,7 @@ def show_surface(
     import matplotlib.pyplot as plt
     from mpl_toolkits.mplot3d.art3d import Poly3DCollection
 
-    vertices, faces = _thin_out(vertices, faces, 40_000)
+    vertices, faces = _thin_out(vertices, faces, 30_000)
     ax = ax or plt.subplots(figsize=(6, 6), subplot_kw={"projection": "3d"})[1]
     triangles = vertices[faces]
     light = np.clip(_normals(triangles) @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
@@ -307,11 +307,11 @@ def _thin_out(vertices, faces, count):
     quadrics = find_spec("vtkmodules") is not None
     edges = np.diff(vertices[faces], axis=1)
     area = np.linalg.norm(np.cross(edges[:, 0], edges[:, 1]), axis=1).sum() / 2
-    limit = 20 * count if quadrics else count
+    limit = 8 * count if quadrics else count
     cell, (thin, few) = np.sqrt(area / limit), (vertices, faces)
     while len(few) > limit:
         thin, few = simplify_surface(vertices, faces, cell=cell)
-        cell *= 1.1
+        cell *= max(1.05, np.sqrt(len(few) / limit))
     if len(few) <= count:
         return thin, few
     mesh = _need_pyvista().PolyData.from_regular_faces(thin, few)
@@ -391,18 +391,23 @@ def render_volume(
     ImportError
         If VTK is not installed: it is an optional extra.
     ValueError
-        If there is no such preset, or NaN.
+        If there is no such preset, NaN, or no voxel that the preset shows.
 
     Built in notebook 07.
     """
     if preset not in PRESETS:
         raise ValueError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     refuse_nan(volume.array)
-    array, affine = volume.array, volume.affine[:, [2, 1, 0, 3]]  # VTK: column first
-    if np.linalg.det(affine) < 0:  # and right-handed
-        affine[:, 3] = volume.affine @ (len(array) - 1, 0, 0, 1)
-        array, affine[:, 2] = array[::-1], -affine[:, 2]
     points, opacity, colors = zip(*PRESETS[preset], strict=True)
+    found = ndimage.find_objects((volume.array > points[0]).view(np.uint8))
+    if not found:
+        raise ValueError(f"nothing to see in {preset!r}: no voxel above {points[0]} HU")
+    array, affine = volume.array[found[0]], volume.affine
+    affine[:, 3] = affine @ (*(part.start for part in found[0]), 1)
+    if np.linalg.det(affine) > 0:  # VTK counts column first, in right-handed axes
+        affine[:, 3] = affine @ (len(array) - 1, 0, 0, 1)
+        array, affine[:, 0] = array[::-1], -affine[:, 0]
+    affine = affine[:, [2, 1, 0, 3]]
     ramp = np.linspace(points[0], points[-1], 256)
     rgb = np.transpose([to_rgb(color) for color in colors])
     tints = np.transpose([np.interp(ramp, points, channel) for channel in rgb])

@@ -222,7 +222,7 @@ def lean(picture):
 @pytest.mark.parametrize("name", DIRECTIONS)
 def test_vtk_shows_the_patients_left_at_the_right_and_the_head_up(name):
     far = ball(DIRECTIONS[name], radius=8, center=CENTER + np.array([15, 0, 15]))
-    array = np.clip(40 * far.array, -1024, 1000).astype(np.int16)
+    array = np.clip(40 * far.array, 131, 1000)  # 131 HU: within the scene, unseen
     corner = np.clip(ball(DIRECTIONS[name], radius=24).array, -1024, 0)
     picture = render_volume(replace(far, array=array), azimuth=0, size=(120, 100))
     assert picture.shape == (100, 120, 3)
@@ -255,5 +255,7 @@ def test_render_volume_refuses_unknown_presets_and_nan():
     volume = ball(AXIAL)
     with pytest.raises(ValueError, match="bones, skin, lungs"):
         render_volume(volume, preset="bone")
+    with pytest.raises(ValueError, match="no voxel above 130 HU"):
+        render_volume(replace(volume, array=volume.array * 0))
     with pytest.raises(ValueError, match="not numbers"):
         render_volume(replace(volume, array=volume.array * np.nan))
