@@ -10,6 +10,7 @@ figure becomes a script for HTML and a picture for the PDF.
 
 import argparse
 import base64
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 import nbformat
 import plotly
 import plotly.io
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -38,8 +40,16 @@ def draw(figure, number):
     html = plotly.io.to_html(
         figure, include_plotlyjs=False, full_html=False, div_id=f"plotly-{number}"
     )
-    png = plotly.io.to_image(figure, "png", width=720, height=540, scale=2)
+    png = plotly.io.to_image(figure, "png", width=560, height=420, scale=2)
     return {"text/html": html, "image/png": base64.b64encode(png).decode()}
+
+
+def size_picture(data):
+    """Tell LaTeX how large a picture is meant: 110 pixels an inch."""
+    out = io.BytesIO()
+    with Image.open(io.BytesIO(data)) as image:
+        image.save(out, format="PNG", dpi=(110, 110))
+    return out.getvalue()
 
 
 def lay_out(path):
@@ -53,6 +63,9 @@ def lay_out(path):
             if PLOTLY in output.get("data", {}):
                 figure = plotly.io.from_json(json.dumps(output.data[PLOTLY]))
                 output.data = draw(figure, f"{path.stem[:2]}-{number}")
+            elif "image/png" in output.get("data", {}):
+                picture = size_picture(base64.b64decode(output.data["image/png"]))
+                output.data["image/png"] = base64.b64encode(picture).decode()
     nbformat.write(notebook, SOURCE / path.name)
 
 
@@ -62,7 +75,11 @@ def lay_out_all():
     (SOURCE / "_static").mkdir(parents=True)
     for name in ("conf.py", "index.md"):
         shutil.copy(ROOT / "docs" / name, SOURCE / name)
-    shutil.copytree(FOLDER / "images", SOURCE / "images")
+    (SOURCE / "images").mkdir()
+    for picture in (FOLDER / "images").glob("*.png"):
+        (SOURCE / "images" / picture.name).write_bytes(
+            size_picture(picture.read_bytes())
+        )
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     shutil.copy(script, SOURCE / "_static" / "plotly.min.js")
     for path in sorted(FOLDER.glob("*.ipynb")):

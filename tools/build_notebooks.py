@@ -82,7 +82,7 @@ def read_source(source):
     parsed = jupytext.reads(Path(source).read_text(encoding="utf-8"), fmt="py:percent")
     cells, seen = [], set()
     for cell in parsed.cells:
-        text, salt = cell.source, 0
+        text, salt = cell.source.strip("\n"), 0
         while (
             key := hashlib.sha1(f"{text}{salt or ''}".encode()).hexdigest()[:8]
         ) in seen:
@@ -227,7 +227,7 @@ def build_prose(source):
     notebook, built = read_source(source), built_path(source)
     old = [c for c in nbformat.read(built, as_version=4).cells if c.cell_type == "code"]
     new = [c for c in notebook.cells if c.cell_type == "code"]
-    if [c.source for c in old] != [c.source for c in new]:
+    if [c.source.strip("\n") for c in old] != [c.source for c in new]:
         raise ValueError("a code cell changed: build it without --prose")
     for before, after in zip(old, new, strict=True):
         after.outputs = before.outputs
