@@ -103,23 +103,25 @@ def extract_surface(
     find = _flying_edges if find_spec("vtkmodules") else _marching_cubes
     corners, faces = find(_close_border(array, level), level)
     matrix = volume.direction * volume.spacing * step
-    vertices = (corners - 1) @ matrix.T + volume.origin
+    start = volume.origin - matrix.sum(axis=1)  # the border came before voxel 0
+    vertices = np.float32(corners) @ np.float32(matrix.T) + np.float32(start)
     inside_out = np.linalg.det(volume.direction) > 0
-    return vertices.astype(np.float32), faces[:, ::-1] if inside_out else faces
+    return vertices, faces[:, ::-1] if inside_out else faces
 
 
 def _close_border(array, level):
     """Add one voxel around, mirrored at the level: the cap lies half a voxel out."""
-    padded = np.pad(array, 1, mode="edge")
-    least = np.iinfo(array.dtype).min if array.dtype.kind in "iu" else -np.inf
+    padded = np.empty(np.add(array.shape, 2), array.dtype)
+    padded[1:-1, 1:-1, 1:-1] = array
+    whole = array.dtype.kind in "iu"
+    least = np.iinfo(array.dtype).min if whole else -np.inf
     for axis in range(3):
-        border = np.moveaxis(padded, axis, 0)
-        for side in (0, -1):
-            outer = border[side].astype(float)
-            mirrored = (
-                np.floor(2 * level - outer) if least > -np.inf else 2 * level - outer
-            )
-            border[side] = np.maximum(np.minimum(outer, mirrored), least)
+        layers = np.moveaxis(padded, axis, 0)
+        for outer, last in ((0, 1), (-1, -2)):
+            values = layers[last].astype(float)
+            mirrored = 2 * level - values
+            mirrored = np.floor(mirrored) if whole else mirrored
+            layers[outer] = np.maximum(np.minimum(values, mirrored), least)
     return padded
 
 
@@ -288,7 +290,8 @@ def explore_surface(
     mesh.hovertemplate = "x %{x:.0f}, y %{y:.0f}, z %{z:.0f} mm<extra></extra>"
     titles = zip("xyz", AXES_MM, strict=True)
     scene = {f"{axis}axis_title_text": f"{name} (mm)" for axis, name in titles}
-    camera = {"eye": {"x": 0.4, "y": -1.7, "z": 0.3}, "up": {"x": 0, "y": 0, "z": 1}}
+    camera = {"eye": {"x": 0.5, "y": -2.1, "z": 0.4}, "up": {"x": 0, "y": 0, "z": 1}}
+    camera["center"] = {"x": 0, "y": 0, "z": -0.1}
     figure = go.Figure(mesh)
     figure.update_scenes(aspectmode="data", camera=camera, **scene)
     margin = {"l": 0, "r": 0, "t": 0, "b": 0}
