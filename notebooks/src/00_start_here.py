@@ -114,7 +114,7 @@ print(volume)
 # %% [markdown]
 # A volume is an array of Hounsfield units with three axes, always in this order:
 # *plane, row, column*. The spacing says how far neighboring voxels are apart along
-# each of them, in millimeters.
+# each of them, in millimetres.
 
 # %%
 size = np.array(volume.shape) * volume.spacing
@@ -129,8 +129,8 @@ show_three_planes(volume)
 plt.show()
 
 # %% [markdown]
-# Read it as you read a workstation. In the axial plane the patient lies on the back and
-# you look from the feet: **R**, the patient's right, is at your left; **A**nterior is
+# Read it as you read a workstation. In the axial plane you look from the feet,
+# whichever way the patient lies: **R**, the patient's right, is at your left; **A**nterior is
 # up. In the coronal and sagittal planes **H**, the head, is up. Air is dark, and the two
 # large dark spaces are the lungs.
 #
@@ -141,7 +141,7 @@ show_montage(volume, count=15)
 plt.show()
 
 # %% [markdown]
-# Each picture carries its position in the patient, in millimeters. Vessels are the
+# Each picture carries its position in the patient, in millimetres. Vessels are the
 # white branches in the lungs; the round dark hole in the upper planes is the trachea.
 
 # %% [markdown] tags=["patient"]
@@ -163,13 +163,16 @@ plt.show()
 # | [07 · See surfaces](07_see_surfaces.ipynb) | bones in 3-D, a file to print |
 # | [08 · Mask one plane](08_mask_one_plane.ipynb) | the mask of 2017, and a better one |
 # | [09 · Mask the lungs](09_mask_the_lungs.ipynb) | both lungs in 3-D, in mL |
+# | [10 · Hand over the mask](10_hand_over_the_mask.ipynb) | NIfTI, DICOM SEG |
+# | [11 · Build a cohort](11_build_a_cohort.ipynb) | one store, many patients |
+# | [12 · Break the scan](12_break_the_scan.ipynb) | what each refusal means |
 #
 # Go from top to bottom the first time. Each notebook runs alone, too.
 
 # %% [markdown]
 # ## Check yourself
 #
-# 1. Predict how many milliliters one voxel of this scan holds, then compute it.
+# 1. Predict how many millilitres one voxel of this scan holds, then compute it.
 # 2. Show the plane in the middle of the volume in the mediastinal window.
 
 # %% [markdown]

@@ -133,7 +133,7 @@ def read_group_2(raw, end):
     while at < end:
         tag = f"({raw[at + 1]:02X}{raw[at]:02X},{raw[at + 3]:02X}{raw[at + 2]:02X})"
         vr = raw[at + 4 : at + 6].decode()
-        start, size = (at + 12, 4) if vr in ("OB", "UN") else (at + 8, 2)
+        start, size = (at + 12, 4) if vr in ("OB", "UN", "UR", "UT") else (at + 8, 2)
         length = int.from_bytes(raw[start - size : start], "little")
         yield tag, vr, raw[start : start + length]
         at = start + length
@@ -149,8 +149,8 @@ for tag, vr, data in elements:
 
 # %% [markdown]
 # The one that matters now is (0002,0010), the *Transfer Syntax UID*: how everything
-# after group 2 is encoded. A text of odd length is padded to an even one, so you strip
-# the last zero byte.
+# after group 2 is encoded. A UID of odd length gets one zero byte, to make it even;
+# strip it.
 
 # %%
 syntax = next(data for tag, vr, data in elements if tag == "(0002,0010)")
@@ -167,11 +167,12 @@ print(syntax, "=", syntax.name)
 # go on digging. It does nothing to a plain file.
 
 # %%
-if syntax.is_compressed or not syntax.is_little_endian:
-    if syntax.is_encapsulated:
-        ds.decompress()
-    plain = io.BytesIO()
-    ds.save_as(plain, implicit_vr=False, little_endian=True)
+if syntax not in ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1"):
+    kind = "<i2" if ds.PixelRepresentation else "<u2"
+    ds.add_new("PixelData", "OW", ds.pixel_array.astype(kind).tobytes())
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    form = {"implicit_vr": False, "little_endian": True, "force_encoding": True}
+    pydicom.dcmwrite(plain := io.BytesIO(), ds, **form)
     raw = plain.getvalue()
     ds = pydicom.dcmread(io.BytesIO(raw))
 print("implicit VR:", ds.original_encoding[0])
@@ -179,12 +180,12 @@ print("implicit VR:", ds.original_encoding[0])
 # %% [markdown]
 # ## Where do the pixels begin?
 #
-# The dataset that follows has hundreds of elements, some with sequences inside. You
-# could walk them with the same loop; instead you ask pydicom where the value of *Rows*
+# The dataset that follows has dozens of elements, or hundreds, some with sequences
+# inside. You could walk them with the same loop; instead you ask pydicom where the value of *Rows*
 # (0028,0010) lies, and read the two bytes there yourself.
 
 # %%
-at = ds.get_item("Rows").value_tell
+at = pydicom.dcmread(io.BytesIO(raw)).get_item("Rows").value_tell
 rows = int.from_bytes(raw[at : at + 2], "little")
 assert rows == ds.Rows
 print("bytes", raw[at : at + 2].hex(" "), "are", rows, "rows")
@@ -194,8 +195,8 @@ print("bytes", raw[at : at + 2].hex(" "), "are", rows, "rows")
 # Its header takes 8 bytes with implicit VR and 12 with explicit VR.
 
 # %%
-start = ds.get_item("PixelData").value_tell
-size = ds.get_item("PixelData").length
+pixels = pydicom.dcmread(io.BytesIO(raw)).get_item("PixelData")
+start, size = pixels.value_tell, pixels.length
 header = 8 if ds.original_encoding[0] else 12
 print("tag:", raw[start - header : start - header + 4].hex(" "))
 print(f"pixels: {size} bytes, from byte {start} to {start + size}")
@@ -280,7 +281,7 @@ assert hu == pydicom.pixels.apply_modality_lut(ds.pixel_array, ds)[row, column]
 
 # %%
 def show_voxel(plane, row, column, axes):
-    """Draw a plane with a box round one voxel, and the HU inside that box."""
+    """Draw a plane with a box round one voxel, and the HU about that voxel."""
     axes[0].imshow(plane, vmin=-160, vmax=240, interpolation="antialiased")
     axes[0].add_patch(
         Rectangle((column - 14, row - 14), 28, 28, fill=False, color="#E69F00", lw=2)
@@ -306,8 +307,8 @@ plt.show()
 
 # %% [markdown]
 # Left, the plane in a window of -160 to 240 HU, the box not to scale. Right, five rows
-# and five columns about your voxel. Neighbors of one tissue differ by some HU: that is
-# noise, and every threshold in this series has to live with it.
+# and five columns about your voxel. Neighbors of one tissue differ by tens of HU: that
+# is noise, and every threshold in this series has to live with it.
 
 # %% [markdown]
 # ## What if one bit flips?
@@ -333,12 +334,13 @@ print(f"HU before {plane[row, column]:g}, after {bad_plane[row, column]:g}")
 
 # %% [markdown]
 # One voxel has changed by 2048 times the slope. On the screen it is a single dot, and
-# in the lung it could pass for a calcified nodule.
+# in the lung it could pass for a tiny calcified granuloma. Look closely.
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 4))
 show_voxel(bad_plane, row, column, axes)
-axes[0].set(title="after the flip", xlabel="column", ylabel="row")
+axes[0].set(title="after the flip, magnified", xlabel="column", ylabel="row")
+axes[0].set(xlim=(column - 40, column + 40), ylim=(row + 40, row - 40))
 axes[1].set(title="HU, one bit later", xticks=[], yticks=[])
 plt.show()
 

@@ -38,8 +38,9 @@ use_style()
 # %% [markdown]
 # ## What does the scanner store?
 #
-# Open the plane in the middle of the largest series. `pixel_array` gives the stored
-# values, decoded and otherwise untouched.
+# Open one file of the largest series, the middle one of the list (a list of files is
+# not in the patient's order: see notebook 02). `pixel_array` gives the stored values,
+# decoded and otherwise untouched.
 
 # %%
 scan = questlib.choose_scan()
@@ -70,16 +71,18 @@ print(hu.dtype, "from", hu.min(), "to", hu.max(), "HU")
 
 # %% [markdown]
 # Is it right? Two materials fix the scale by definition: water is 0 HU, air at standard
-# temperature and pressure is -1000 HU. Water is rare in a chest, but air is everywhere
-# around it. Look at the four corners.
+# temperature and pressure is -1000 HU. Water is rare in a chest, but there is air above
+# every patient. Measure a patch near the upper edge, and look into a corner.
 
 # %%
-corners = [hu[i, j] for i in (8, -8) for j in (8, -8)]
-print("HU near the corners:", *corners)
+middle = hu.shape[1] // 2
+air = hu[8:24, middle - 8 : middle + 8]
+print(f"above the patient: mean {air.mean():.0f} HU; in the corner: {hu[8, 8]} HU")
 
 # %% [markdown]
-# Values close to -1000 are air. A value far below is no tissue and no air: it is
-# *padding*, and you deal with it further down.
+# The patch should be near -1000. The corner proves nothing: it lies outside the circle
+# that the scanner sees, and its value was written, not measured. More about that
+# further down.
 
 # %% [markdown]
 # ## Does one slope serve all planes?
@@ -95,13 +98,15 @@ for file in series.files:
 print(len(series.files), "planes, pairs of slope and intercept:", sorted(pairs))
 
 # %% [markdown]
-# With one pair, the shortcut would do no harm here. But nothing in the standard promises
-# it: scaling belongs to the image, so scanners that stretch each plane to the full range
-# of its bits write a new pair every time. Make such a scan from this plane.
+# Where all planes share one pair, the shortcut does no harm. But nothing in the standard
+# promises it. PET scanners stretch each plane to the full range of its bits and write a
+# new pair every time; CT seldom does, yet nothing forbids it. Make such a scan from this
+# plane.
 
 # %%
 own_slope, own_intercept = 0.5, -1100.0
-restored = np.round((hu - own_intercept) / own_slope).astype(np.uint16)
+clean = np.maximum(hu, -1024)
+restored = np.round((clean - own_intercept) / own_slope).astype(np.uint16)
 print("stored values now run from", restored.min(), "to", restored.max())
 
 # %% [markdown]
@@ -110,8 +115,8 @@ print("stored values now run from", restored.min(), "to", restored.max())
 # %%
 right = restored * own_slope + own_intercept
 wrong = restored * slope + intercept
-print("largest error with its own pair:     ", np.abs(right - hu).max(), "HU")
-print("median error with the neighbor's pair:", np.median(np.abs(wrong - hu)), "HU")
+print("largest error with its own pair:     ", np.abs(right - clean).max(), "HU")
+print("median error with the neighbor's pair:", np.median(np.abs(wrong - clean)), "HU")
 
 # %% [markdown]
 # The picture would still look like a chest, with another brightness. Every number in it
@@ -275,6 +280,12 @@ plt.show()
 #
 # A window is for the eye. Compute with HU, never with grays.
 
+# %% [markdown] tags=["patient"]
+# This plane cuts the tumor, the large mass in the left lung at your right. In the lung
+# window it is as white as the chest wall; in the mediastinal window it has the gray of
+# muscle. No window draws a line between them. **What would fool you here is a border
+# that you believe in.**
+
 # %% [markdown]
 # ## Check yourself
 #
@@ -297,8 +308,8 @@ plt.show()
 #
 # The reconstruction kernel changes the *noise* of HU and sharpens edges; a sharp lung
 # kernel can move a single voxel by 100 HU and more while the mean stays. Contrast medium
-# lifts blood to between 200 and 400 HU. Secondary captures, some cone-beam and some MR-like
-# exports hold no HU at all: *Rescale Type* (0028,1054) should say `HU`, and
+# lifts blood to between 200 and 400 HU. Secondary captures, derived images and many
+# cone-beam exports hold no HU at all: *Rescale Type* (0028,1054) should say `HU`, and
 # `load_series` warns or refuses when it does not. Education and research, not for
 # diagnosis.
 
@@ -327,7 +338,7 @@ plt.show()
 
 # %%
 zero = to_hounsfield(np.array([0]), slope, intercept)[0]
-assert zero == intercept
+assert np.isclose(zero, intercept)
 print("stored 0 is", zero, "HU")
 
 # %% [markdown]
@@ -335,7 +346,7 @@ print("stored 0 is", zero, "HU")
 
 # %%
 water = (0 - intercept) / slope
-assert to_hounsfield(np.array([water]), slope, intercept)[0] == 0
+assert np.isclose(to_hounsfield(np.array([water]), slope, intercept)[0], 0)
 print(f"water is stored as {water:g}")
 
 # %% [markdown]
