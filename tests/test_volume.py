@@ -81,6 +81,14 @@ def test_anisotropic_series_keeps_each_voxel(tmp_path):
     )
 
 
+def test_air_is_the_floor_with_a_falling_slope_too(tmp_path):
+    planes = make_planes()
+    for ds in planes:
+        set_pixels(ds, np.full((32, 40), 3000), bits=16)
+        ds.RescaleSlope, ds.RescaleIntercept = "-1", "0"
+    assert (load_series(save_planes(tmp_path, planes)).array == -1024).all()
+
+
 def test_a_single_plane_takes_slice_thickness_and_says_so(tmp_path):
     save_planes(tmp_path, make_planes(1))
     with pytest.warns(SeriesWarning, match="Slice Thickness .*5 mm"):
@@ -121,10 +129,11 @@ def test_a_missing_plane_is_interpolated_in_its_place(tmp_path):
     assert np.abs(volume.array - complete.array).max() <= 1
 
 
-def test_a_tilted_stack_is_straightened_to_true_positions(tmp_path):
+@pytest.mark.parametrize("degrees", [20, -20])
+def test_a_tilted_stack_is_straightened_to_true_positions(tmp_path, degrees):
     planes = make_planes(9)
     for index, ds in enumerate(planes):
-        ds.ImagePositionPatient[1] += 2.5 * index * np.tan(np.radians(20))
+        ds.ImagePositionPatient[1] += 2.5 * index * np.tan(np.radians(degrees))
     ramp(planes)
     save_planes(tmp_path, planes)
     with pytest.warns(SeriesWarning, match="mm aside"):
