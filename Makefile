@@ -7,7 +7,7 @@ BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quest test lint lab notebooks back book mutants lock clean
+.PHONY: help setup quest test lint lab notebooks back app bench book mutants lock clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -48,6 +48,13 @@ notebooks: setup ## rebuild the notebooks, or some: make notebooks NB="03 05"
 
 back: setup ## edited in JupyterLab: write the source from it, make back NB=03
 	$(BIN)/python tools/build_notebooks.py --back $(or $(NB),$(error name it: NB=03))
+
+app: setup ## the sliders without any code, in a browser
+	cd app && ../$(BIN)/voila sliders.ipynb
+
+bench: setup | $(UV) ## the timings that README quotes: benchmarks/RESULTS.md
+	$(UV) sync --frozen --inexact --group bench
+	$(BIN)/python benchmarks/run.py
 
 book: setup | $(UV) ## the notebooks as a site and one PDF (needs latexmk, xelatex, chromium)
 	$(UV) sync --frozen --inexact --group book
