@@ -131,7 +131,7 @@ def segment_lungs(volume: Volume) -> LungMask:
 def find_inside(scale, padding, step):
     """Find the air inside the body; `below` is all air."""
     below = (scale < LEVEL) & ~padding
-    pure = scale < 2 * PURE
+    pure = scale < PURE
     inside = below & ~find_outside(below, padding, pure)
     wall = ~below
     if int(WALL_MM / step[1]):  # a coarser grid shows no sheet thin enough

@@ -18,7 +18,7 @@ RULES_2017 = {
 RULES_MENDED = {
     "level": 0.53,  # the threshold, on the way from air (0) to soft tissue (1)
     "pure": 0.06,  # darker than this is air without lung around it
-    "wall_mm": 4.0,  # what is thinner is no body wall, but a table or a blanket
+    "wall_mm": 2.5,  # what is thinner is no body wall, but a table or a blanket
     "closing_mm": 4.0,  # radius of the disk that closes over vessels
     "hole_mm2": 1500.0,  # a hole up to this area is a vessel, nodule or mass
     "lung_mm2": 150.0,  # a smaller region is no lung
@@ -237,11 +237,11 @@ def mask_plane(
     air, tissue, clear = find_gray_levels(hu[~padding])
     scale = (hu - air) / max(tissue - air, 1e-6)  # air 0, soft tissue 1
     below = (scale < rules["level"]) & ~padding & clear
-    pure = scale < 2 * rules["pure"]
+    pure = scale < rules["pure"]
     outside = find_outside(below[None], padding[None], pure[None])[0]
     cleaned = below & ~outside
     wall = morphology.isotropic_opening(
-        ~below & ~padding, rules["wall_mm"], spacing=spacing
+        ~below | padding, rules["wall_mm"], spacing=spacing
     )
     beyond = find_outside(~wall[None], padding[None], pure[None])[0]
     labels, _ = ndimage.label(cleaned)
@@ -346,8 +346,9 @@ def find_outside(air: np.ndarray, padding: np.ndarray, pure: np.ndarray) -> np.n
     Returns
     -------
     outside : (plane, row, column) ndarray of bool
-        Padding, and the air that is connected to the edge of the field of view where
-        it is mostly pure there. A lung that the edge cuts is not: it is less dark.
+        Padding, and the air that touches the first or last row, or elsewhere the edge
+        of the field of view where it is mostly pure. A lung that the edge cuts at the
+        side is not: it is less dark.
 
     Built in notebook 08.
     """
@@ -356,6 +357,7 @@ def find_outside(air: np.ndarray, padding: np.ndarray, pure: np.ndarray) -> np.n
     touching = np.bincount(labels[edge], minlength=count + 1)
     dark = np.bincount(labels[edge & pure], minlength=count + 1)
     outside = dark > 0.5 * touching
+    outside[labels[:, [0, -1]]] = True
     outside[0] = False
     return outside[labels] | padding
 
@@ -414,7 +416,7 @@ def _judge_regions(labels, scale, beyond, outside, spacing, rules):
     regions, dark = [], []
     for label, box in enumerate(boxes, 1):
         own = labels[box] == label
-        dark.append(float(np.median(scale[box][own])))
+        dark.append(float(np.percentile(scale[box][own], 25)))
         region = _describe(labels, label, box, spacing, "")
         off = abs((region.left + region.right - 1) / 2 - middle) / width
         slim = min(region.height_mm, region.width_mm)
@@ -423,7 +425,7 @@ def _judge_regions(labels, scale, beyond, outside, spacing, rules):
         reason = ""
         if region.area_mm2 < rules["lung_mm2"]:
             reason = "smaller than a lung"
-        elif dark[-1] < rules["pure"] and beyond[box][own].mean() > 0.5:
+        elif beyond[box][own].mean() > 0.5:
             reason = "air outside the body"
         elif (
             region.area_mm2 < rules["airway_mm2"]
