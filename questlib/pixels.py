@@ -204,7 +204,7 @@ def check_pixels(header):
     read_rescale(header)
     size = header.integer("Rows") * header.integer("Columns") * bits // 8
     if size > MAX_PLANE:
-        raise header.error("Rows", f"one plane would take {size >> 20} MB")
+        raise header.error("Rows", f"one plane would take {size / 1e6:.0f} MB")
     check_length(header, size)
     return size
 

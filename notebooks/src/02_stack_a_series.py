@@ -10,7 +10,7 @@
 # - Group files by series, whatever their names
 # - Sort planes by their position along the normal
 # - Measure the spacing instead of reading it
-# - Build the affine that leads from voxel to millimeter
+# - Build the affine that leads from voxel to millimetre
 # - Check a stack before you trust it
 #
 # **What you'll need**
@@ -54,14 +54,16 @@ print(len(files), "files,", len(headers), "of them DICOM")
 
 # %% [markdown]
 # Files of one series share one *Series Instance UID* (0020,000E). Group by it. The UID
-# points to a patient's examination, so you use it and never print it.
+# points to a patient's examination, so you use it and never print it. A CD's table of
+# contents, the DICOMDIR, has none and drops out.
 
 # %%
 groups = defaultdict(list)
 for ds in headers:
-    groups[ds.SeriesInstanceUID].append(ds)
+    if "SeriesInstanceUID" in ds:
+        groups[ds.SeriesInstanceUID].append(ds)
 for group in groups.values():
-    print(f"{group[0].Modality}: {len(group)} files")
+    print(f"{group[0].get('Modality')}: {len(group)} files")
 
 # %% [markdown]
 # Take the largest group. From here on you work with headers only: a few kilobytes of
@@ -118,7 +120,7 @@ print(f"from {steps.min():.1f} to {steps.max():.1f} mm along the normal")
 # ## Which order is right?
 #
 # Three orders are at hand, and two of them mislead. *Instance Number* (0020,0013) counts
-# images the way a technician numbers them. Does it run with the normal?
+# images the way the scanner numbers them. Does it run with the normal?
 
 # %%
 numbers = np.array([int(ds.InstanceNumber or 0) for ds in planes])
@@ -219,8 +221,8 @@ np.maximum(hu, -1024, out=hu)
 print(hu.shape, f"{hu.min():g} to {hu.max():g} HU")
 
 # %% [markdown]
-# Cut the stack along the body, head up, at the middle row. On the left the planes stand in
-# the order of their names as text, on the right in the order of their positions.
+# Cut the stack along the body, head up, at the middle row. On the left the planes stand as if
+# they were named 0, 1, 2 and so on and sorted as text, on the right by position.
 
 # %% tags=["cover"]
 text_order = sorted(range(len(planes)), key=str)
@@ -263,7 +265,7 @@ print("voxel", *middle, "lies at", np.round(place[:3], 1), "mm (L, P, S)")
 
 # %% [markdown]
 # The inverse asks the other question: which voxel holds a point that a report names in
-# millimeters? It must lead back.
+# millimetres? It must lead back.
 
 # %%
 back = np.linalg.inv(affine) @ place
@@ -323,7 +325,7 @@ print(volume)
 # - A series is what shares a Series Instance UID; names and folders prove nothing.
 # - Planes are sorted by the projection of their position on the normal.
 # - Spacing is measured from positions; Slice Thickness is something else.
-# - The affine leads from (plane, row, column) to millimeters, its inverse back.
+# - The affine leads from (plane, row, column) to millimetres, its inverse back.
 # - Checks come before stacking: a wrong stack looks like a chest.
 
 # %% [markdown]

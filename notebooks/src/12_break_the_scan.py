@@ -134,7 +134,7 @@ try_it(lose_one)
 try_it(lose_one, regularize=True)
 
 # %% [markdown]
-# Now 24 planes again, one of them invented from its neighbors. The warning belongs into
+# Now 24 planes again, one of them invented from its neighbors. The warning belongs in
 # your methods section.
 #
 # Next: the copy stopped in the middle of a file. The header is whole, the pixels are not.
@@ -149,7 +149,8 @@ def cut_the_pixels(planes):
 try_it(cut_the_pixels)
 
 # %% [markdown]
-# Many viewers fill the rest with black, which is a mass to one program and air to another.
+# Many viewers fill the rest with stored zeros: air where the intercept is -1024, but water
+# where it is 0.
 
 # %% [markdown]
 # ## What if two things are mixed?
@@ -169,7 +170,8 @@ def add_a_phase(planes):
 try_it(add_a_phase)
 
 # %% [markdown]
-# A trusting loader makes a volume of 48 planes, of a patient twice as tall. But a file that was merely copied twice is harmless:
+# A trusting loader makes a volume of 48 planes, of a patient twice as tall. But a file that
+# was merely copied twice is harmless:
 
 
 # %%
@@ -243,9 +245,9 @@ def drop_the_slope(planes):
 try_it(drop_the_slope)
 
 # %% [markdown]
-# It is not. A guess of 1 is right on nine scanners of ten, and on the tenth every number is
-# false. Now a case that is nobody's fault: the scanner marks what lies outside its
-# field of view with -2000, and writes that value in the wrong number format.
+# It is not. A guess of 1 is right on most scanners; on the others every number is false.
+#
+# Now a case that is nobody's fault: the scanner marks what lies outside its field of view with -2000, and writes that value in the wrong number format.
 
 
 # %%
@@ -315,8 +317,9 @@ fig, axes = plt.subplots(2, 3, figsize=(9, 7.5))
 for ax, break_it in zip(axes.flat, breaks, strict=True):
     stack = trust(break_it)
     cut = apply_window(stack[::-1, stack.shape[1] // 2], -600, 1500)
-    ax.imshow(cut, cmap="gray", aspect=12.5 / 4)
-    ax.set(title=break_it.__name__.replace("_", " "), xticks=[], yticks=[])
+    ax.imshow(cut, extent=(0, 4 * 96, 0, 12.5 * len(stack)))
+    ax.set(title=break_it.__name__.replace("_", " "), ylim=(0, 600), xticks=[])
+axes[0, 0].set_ylabel("mm")
 plt.show()
 
 # %% [markdown]
@@ -328,6 +331,9 @@ plt.show()
 # %%
 short = trust(lose_one).shape[0]
 print(f"{short} planes instead of 24: {12.5 * (24 - short):.1f} mm of the patient gone")
+
+# %% [markdown]
+# A nodule of 10 mm fits into that gap.
 
 # %% [markdown]
 # ## Check yourself
@@ -349,8 +355,8 @@ print(f"{short} planes instead of 24: {12.5 * (24 - short):.1f} mm of the patien
 # ## In practice
 #
 # Ask for the scan again before you mend it: an export costs minutes, a wrong volume costs
-# a study. Keep the warnings with the results. No reader can notice everything: a byte
-# flipped among the pixels carries no check sum, and planes lost at the end leave no gap.
+# a study. Keep the warnings with the results. No reader can notice everything: pixels
+# carry no checksum, so a flipped byte passes, and planes lost at the end leave no gap.
 # A PACS knows how many images a series should have; compare. Education and
 # research, not for diagnosis.
 
