@@ -16,12 +16,13 @@ import shutil
 import statistics
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-import legacy_2017
 import numpy as np
 import pydicom
 
@@ -86,6 +87,8 @@ def segment_sitk(image):
 
 
 def masks_2017(array):
+    import legacy_2017
+
     return [legacy_2017.mask_plane(plane) for plane in array[::EVERY]]
 
 
@@ -96,6 +99,8 @@ def whole_questlib(folder):
 
 
 def whole_2017(folder):
+    import legacy_2017
+
     planes, spacing = legacy_2017.load(folder)
     image = legacy_2017.to_hounsfield(planes)
     fine = legacy_2017.resample(image, spacing)
@@ -117,6 +122,7 @@ WHOLE = {"questlib": whole_questlib, "2017": whole_2017, "SimpleITK": whole_sitk
 
 def steps(folder):
     """For each step the contestants: name -> function without arguments."""
+    import legacy_2017
     import SimpleITK as sitk
     from scipy import ndimage
     from skimage.measure import marching_cubes
@@ -180,6 +186,34 @@ def race(contestants, rounds):
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def profile(function):
+    """Say in which functions the time goes, with shares, all threads together."""
+    spent, done = Counter(), threading.Event()
+
+    def watch():
+        last = time.perf_counter()
+        while not done.wait(0.002):
+            now = time.perf_counter()
+            for thread, frame in sys._current_frames().items():
+                if thread != threading.get_ident() and is_working(frame):
+                    code = frame.f_code
+                    spent[f"{Path(code.co_filename).stem}.{code.co_name}"] += now - last
+            last = now
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    function()
+    done.set()
+    watcher.join()
+    total = sum(spent.values())
+    return ", ".join(f"{n} {s / total:.0%}" for n, s in spent.most_common(4))
+
+
+def is_working(frame):
+    """A thread that waits for another one stands in the standard library."""
+    return Path(frame.f_code.co_filename).stem not in ("threading", "thread", "_base")
+
+
 def alone(name, folder):
     """Run a whole way in this fresh process; print its seconds and peak memory."""
     WHOLE[name](phantom(16, 64))  # libraries are imported before the clock starts
@@ -214,6 +248,20 @@ def race_alone(names, folder, rounds):
 
 def dice(mask, truth):
     return 2 * np.count_nonzero(mask & truth) / (mask.sum() + truth.sum())
+
+
+def profiles(folder):
+    """Markdown: where the time goes in the method of 2017, and in ours."""
+    lines = ["| step | 2017 | questlib |", "|---|---|---|"]
+    all_steps = steps(folder)
+    for before, after in (
+        ("read series", "read series"),
+        ("resample to 1 mm, cubic", "resample to 1 mm, linear"),
+        ("all lungs", "all lungs"),
+    ):
+        old = profile(all_steps[before]["2017"])
+        lines.append(f"| {after} | {old} | {profile(all_steps[after]['questlib'])} |")
+    return "\n".join(lines)
 
 
 def score(folder, truth):
@@ -252,8 +300,7 @@ def phantom(planes, size=512, step=2.0):
 def copy_speed():
     """Bytes a second that this memory reads and writes again, one core."""
     block = np.ones(128 * 2**20, np.uint8)
-    seconds = statistics.median(clock(block.copy) for _ in range(5))
-    return 2 * block.nbytes / seconds
+    return 2 * block.nbytes / min(clock(block.copy) for _ in range(9))
 
 
 def import_seconds(rounds):
@@ -265,6 +312,8 @@ def import_seconds(rounds):
 
 def measure(folder, rounds):
     """Medians of all steps and whole ways on one scan."""
+    for contestants in steps(phantom(16, 64)).values():  # import all libraries first
+        race(contestants, 1)
     planes = questlib.find_series(folder)[0].planes
     part = planes / len(range(0, planes, EVERY))
     table = {}
@@ -361,6 +410,7 @@ def write_results(planes, rounds, patient):
         "PHANTOM": print_table(table, limits(scan, speed)),
         "PEAKS": ", ".join(f"{name} {mb:.0f} MB" for name, mb in peak.items()),
         "DICE": ", ".join(f"{name} {value:.3f}" for name, value in overlap.items()),
+        "PROFILE": profiles(scan),
         "SAME": same,
         "GROWTH": "; ".join(
             f"{n} planes {seconds:.2f} s, peak {mb:.0f} MB"

@@ -219,7 +219,8 @@ def _write_products(volume, lungs, stage):
         middle[across] = np.argwhere(lungs.labels == one)[:, across].mean()
     with plt.rc_context():
         use_style()
-        axes = show_three_planes(volume, middle, labels=lungs.labels)
+        labels = np.where(lungs.airway & (lungs.labels == 0), 3, lungs.labels)
+        axes = show_three_planes(volume, middle, labels=labels)
         figure = axes[0].figure
         figure.savefig(stage / "preview.png", dpi=110, metadata={"Software": None})
         plt.close(figure)
