@@ -7,8 +7,8 @@ NOT_COMPARED = (
     "application/vnd.plotly.v1+json",  # floats; its still twin's facts are printed
 )
 
-# scripts that jupytext turns into notebooks, not modules with doctests
-collect_ignore_glob = ["notebooks/src/*"]
+# no modules with doctests: scripts that become notebooks; fixtures, all of one name
+collect_ignore_glob = ["notebooks/src/*", "*conftest.py"]
 
 # the kernels inherit this: the same as tools/build_notebooks.py gives
 for name in ("QUEST_SCAN", "MPLBACKEND"):
