@@ -8,11 +8,12 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlparse
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import TimeoutError, sync_playwright
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -51,12 +52,8 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser):
-    """Open a page; afterwards fail on a JavaScript error or a request that left."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
-    context.grant_permissions(["clipboard-read", "clipboard-write"])
-    page = context.new_page()
+def watch(page):
+    """Record what a page asks for and what goes wrong; give who judges it."""
     errors, asked = [], set()
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
@@ -65,11 +62,25 @@ def page(browser):
     )
     page.on("request", lambda request: asked.add(request.url))
     page.on("websocket", lambda socket: asked.add(socket.url))
+
+    def judge():
+        away = [url for url in asked if urlparse(url).hostname not in LOOPBACK]
+        assert asked and not away, f"requests left this machine: {away}"
+        assert not errors, errors
+
+    return judge
+
+
+@pytest.fixture(scope="module")
+def page(browser):
+    """Open a page; afterwards fail on a JavaScript error or a request that left."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    judge = watch(page)
     yield page
     context.close()
-    away = [url for url in asked if urlparse(url).hostname not in LOOPBACK]
-    assert not away, f"requests left this machine: {away}"
-    assert not errors, errors
+    judge()
 
 
 def serve(command, folder, environment):
@@ -111,48 +122,73 @@ def private(folder):
     return {f"JUPYTER_{name}_DIR": str(folder / part) for name, part in places.items()}
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory):
-    """Start JupyterLab on a copy of the notebooks; give its folder and an opener."""
-    folder = tmp_path_factory.mktemp("lab")
-    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
-    token = secrets.token_hex()
-
-    command = ["jupyterlab", "--allow-root", "--expose-app-in-browser"]
-    command += ["--ip=127.0.0.1", f"--ServerApp.token={token}"]
-    process, address = serve(command, folder, private(folder / "private"))
-    yield Lab(folder / "notebooks", address, token)
-    process.terminate()
-    process.wait()
-
-
-IDLE = """
-() => jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === "idle"
-"""
 READY = """
-(name) => window.jupyterapp?.shell.currentWidget?.context?.path.endsWith(name)
+(name) => jupyterapp.shell.currentWidget?.context?.path.endsWith(name)
   && jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === "idle"
+"""
+RUN = """async () => {
+  await jupyterapp.commands.execute("notebook:clear-all-cell-outputs");
+  jupyterapp.commands.execute("notebook:run-all-cells").catch(() => {});
+}"""
+CELLS = "jupyterapp.shell.currentWidget.context.model.toJSON().cells"
+# run-all-cells returns at the first error, also at one that a tag announces: so count
+DONE = f"""
+() => jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === "idle"
+  && {CELLS}.every((cell) => cell.cell_type !== "code" || cell.execution_count)
 """
 
 
 class Lab:
-    """Opens a notebook in a page, runs it and reads its cells."""
+    """JupyterLab in a page: opens a notebook, runs it and reads its cells."""
 
-    def __init__(self, folder, address, token):
-        self.folder, self.address, self.token = folder, address, token
+    def __init__(self, page, folder):
+        self.page, self.folder = page, folder
 
-    def run(self, page, name):
+    def run(self, name):
         """Run all cells of a notebook; give the cells as the browser has them."""
-        page.goto(f"{self.address}/lab/tree/notebooks/{name}?token={self.token}&reset")
-        page.wait_for_function(READY, arg=name, timeout=60_000)
-        page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function(IDLE, timeout=180_000)
-        cells = page.evaluate("jupyterapp.shell.currentWidget.context.model.toJSON()")
-        return cells["cells"]
+        self.page.evaluate(
+            "path => void jupyterapp.commands.execute('docmanager:open', { path })",
+            f"notebooks/{name}",
+        )
+        self.page.wait_for_function(READY, arg=name, timeout=60_000)
+        self.page.evaluate(RUN)
+        with suppress(TimeoutError):  # the caller finds which cells did not run
+            self.page.wait_for_function(DONE, timeout=120_000)
+        return self.page.evaluate(CELLS)
 
-    def close(self, page):
-        """Stop the kernel, for its memory."""
-        page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    def close(self):
+        """Save, stop the kernel for its memory, and close the notebook."""
+        self.page.evaluate(
+            """async () => {
+              const { context, sessionContext } = jupyterapp.shell.currentWidget;
+              await context.save();
+              await sessionContext.shutdown();
+              jupyterapp.shell.currentWidget.close();
+            }"""
+        )
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    """Start JupyterLab on a copy of the notebooks; give its folder and address."""
+    folder = tmp_path_factory.mktemp("lab")
+    shutil.copytree(ROOT / "notebooks", folder / "notebooks")
+    token = secrets.token_hex()
+    command = ["jupyterlab", "--allow-root", "--expose-app-in-browser"]
+    command += ["--ip=127.0.0.1", f"--ServerApp.token={token}"]
+    process, address = serve(command, folder, private(folder / "private"))
+    yield folder / "notebooks", f"{address}/lab?token={token}"
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def lab(server, page):
+    """Open JupyterLab."""
+    folder, address = server
+    page.goto(address, timeout=60_000)
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget", timeout=60_000)
+    return Lab(page, folder)
 
 
 @pytest.fixture

@@ -51,24 +51,17 @@ STOPWATCH = (
 
 
 @pytest.fixture(scope="module")
-def scratch(lab):
-    """Write a notebook with the three widgets."""
+def notebook(lab):
+    """Run a notebook with the three widgets; give its page."""
     cells = [nbformat.v4.new_code_cell(source) for source in CELLS]
-    name = "scratch.ipynb"
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=kernel)
-    nbformat.write(notebook, lab.folder / name)
-    return name
-
-
-@pytest.fixture
-def notebook(lab, page, scratch):
-    """Run the notebook; give its page."""
-    cells = lab.run(page, scratch)
+    nbformat.write(notebook, lab.folder / "scratch.ipynb")
+    cells = lab.run("scratch.ipynb")
     errors = [out for cell in cells for out in cell["outputs"] if "ename" in out]
     assert not errors, errors
-    yield page
-    lab.close(page)
+    yield lab.page
+    lab.close()
 
 
 def test_drag_the_planes(notebook, drag, shoot, latencies):
