@@ -129,30 +129,30 @@ async function render({ model, el }) {
   }
 
   // ---- the six stages and the verdicts
-  function drawPanel(number, color) {
-    const canvas = panels[number].querySelector("canvas");
-    const brush = canvas.getContext("2d", { willReadFrequently: true });
-    const image = brush.createImageData(columns, rows);
-    const pixels = new Uint32Array(image.data.buffer);
-    for (let at = 0; at < pixels.length; at++) pixels[at] = 0xff000000 | color(at);
-    brush.putImageData(image, 0, 0);
-    return brush;
-  }
-
-  const rgb = ([red, green, blue]) => red | (green << 8) | (blue << 16);
-  const palette = COLORS.map(rgb);
+  const brushes = panels.map((panel) =>
+    panel.querySelector("canvas").getContext("2d", { willReadFrequently: true }));
+  const images = brushes.map((brush) => brush.createImageData(columns, rows));
+  const opaque = ([red, green, blue]) => (0xff000000 | red | (green << 8) | (blue << 16)) >>> 0;
+  const [black, white, truth] = [[0, 0, 0], [255, 255, 255], TRUTH].map(opaque);
+  const palette = COLORS.map(opaque);
   function drawPanels(original, pixels, regions) {
+    const [first, below, cleaned, colored, mask, applied] =
+      images.map((image) => new Uint32Array(image.data.buffer));
     const labels = pixels.subarray(rows * columns);
-    const bit = (mask) => (at) => (pixels[at] & mask ? 0xffffff : 0);
-    const border = (at) => pixels[at] & 8 && ([1, -1, columns, -columns].some((step) =>
-      !(pixels[at + step] & 8)));
-    drawPanel(0, (at) => original[at] * 0x010101);
-    drawPanel(1, bit(1));
-    drawPanel(2, bit(2));
-    drawBoxes(drawPanel(3, (at) => (labels[at] ? palette[labels[at] % 7] : 0)), regions);
-    drawPanel(4, bit(4));
-    drawPanel(5, (at) => (border(at) ? rgb(TRUTH)
-      : pixels[at] & 4 ? original[at] * 0x010101 : 0));
+    for (let at = 0; at < rows * columns; at++) {
+      const bits = pixels[at];
+      const gray = (0xff000000 | (original[at] * 0x010101)) >>> 0;
+      first[at] = gray;
+      below[at] = bits & 1 ? white : black;
+      cleaned[at] = bits & 2 ? white : black;
+      colored[at] = labels[at] ? palette[labels[at] % 7] : black;
+      mask[at] = bits & 4 ? white : black;
+      const border = bits & 8 && !(pixels[at - 1] & pixels[at + 1] &
+        pixels[at - columns] & pixels[at + columns] & 8);
+      applied[at] = border ? truth : bits & 4 ? gray : black;
+    }
+    images.forEach((image, number) => brushes[number].putImageData(image, 0, 0));
+    drawBoxes(brushes[3], regions);
   }
 
   function drawBoxes(brush, regions) {
