@@ -353,6 +353,7 @@ def show_three_planes(
         line = {"color": OKABE_ITO["yellow"], "lw": 0.8, "ls": (0, (4, 6))}
         ax.axvline(_place(volume, x_lps, index[x_lps]), **line)
         ax.axhline(_place(volume, y_lps, index[y_lps]), **line)
+    _share_legend(axes)
     return axes
 
 
@@ -389,6 +390,7 @@ def show_montage(
         show_plane(volume, int(index), view=view, ax=ax, **options)
         ax.set_axis_off()
         ax.set_title(ax.get_title().removeprefix(f"{view} plane "), fontsize="x-small")
+    _share_legend(axes.flat[: len(chosen)])
     return axes.flat[: len(chosen)]
 
 
@@ -623,6 +625,18 @@ def _draw_scale_bar(ax, extent):
 
 def _font_size(ax):
     return 10 if ax.bbox.width > 200 else 7
+
+
+def _share_legend(axes):
+    """Put one legend for all planes below them, where it covers no anatomy."""
+    shared = {}
+    for legend in filter(None, (ax.get_legend() for ax in axes)):
+        names = (text.get_text() for text in legend.get_texts())
+        shared |= zip(names, legend.legend_handles, strict=True)
+        legend.remove()
+    if shared:
+        place = {"loc": "outside lower center", "ncols": len(shared)}
+        axes[0].figure.legend(shared.values(), shared.keys(), **place)
 
 
 def _draw_labels(ax, plane, cut, overlay):

@@ -995,7 +995,7 @@ def pixel_data_too_long(planes):
         ds.PixelData = ds.PixelData + bytes(40)
 
 
-@refused("Rows.*one plane would take 8191 MB")
+@refused("Rows.*one plane would take 8590 MB")
 def a_plane_that_claims_8_gigabytes(planes):
     each(planes, Rows=65535, Columns=65535)
 

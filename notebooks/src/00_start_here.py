@@ -213,7 +213,7 @@ plt.show()
 # %% [markdown]
 # ## Solutions
 #
-# 1. Multiply the three spacings; 1 mL is 1,000 cubic millimeters.
+# 1. Multiply the three spacings; 1 mL is 1,000 cubic millimetres.
 
 # %%
 voxel_ml = np.prod(volume.spacing) / 1000

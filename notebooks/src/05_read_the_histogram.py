@@ -32,7 +32,7 @@ from scipy import ndimage
 from skimage.filters import threshold_otsu
 
 import questlib
-from questlib.display import TISSUES, show_plane, use_style
+from questlib.display import AXES_MM, TISSUES, show_plane, use_style
 
 use_style()
 
@@ -149,7 +149,9 @@ print(f"mean without the spike: {measured.mean():7.1f} HU")
 
 # %%
 rows = np.stack([np.histogram(plane, edges)[0] for plane in hu])
-place = volume.affine[2, 3] + volume.affine[2, 0] * np.arange(len(hu))
+step = volume.affine[:3, 0]
+lps = int(np.abs(step).argmax())
+place = volume.origin[lps] + step[lps] * np.arange(len(hu))
 rows = rows[np.argsort(place)]
 print(rows.shape, "(plane, bin)")
 
@@ -163,7 +165,7 @@ options = {"extent": extent, "aspect": "auto", "origin": "lower", "cmap": "virid
 plt.imshow(np.log10(rows + 1), **options)
 plt.colorbar(label="voxels in a bin (power of ten)")
 plt.xlabel("radiodensity (HU)")
-plt.ylabel("z, to the head (mm)")
+plt.ylabel(f"{AXES_MM[lps]} (mm)")
 plt.show()
 
 # %% [markdown]
@@ -198,7 +200,8 @@ print(
 # %%
 outside = (hu[best] < -400) & ~inside & (hu[best] > floor)
 plt.hist(hu[best][outside], edges, color="0.7", label="outside the body")
-plt.hist(hu[best][inside], edges, color="#0072B2", alpha=0.7, label="inside the body")
+measured_inside = hu[best][inside & (hu[best] > floor)]
+plt.hist(measured_inside, edges, color="#0072B2", alpha=0.7, label="inside the body")
 plt.xlim(-1100, -400)
 plt.xlabel("radiodensity (HU)")
 plt.ylabel(f"voxels in each {width} HU bin")
@@ -216,8 +219,8 @@ plt.show()
 #
 # A threshold cuts the voxels into *air and lung* below and *body* above.
 #
-# **By rule.** Lung is below -500 HU, fat above -150 HU. Take something between. Many
-# papers take -400 HU. It needs calibrated HU, and it never adapts.
+# **By rule.** Lung is below -500 HU, fat above -150 HU. Take something between: this
+# quest takes -400 HU. It needs calibrated HU, and it never adapts.
 
 # %%
 thresholds = {"rule": -400.0}
@@ -240,7 +243,7 @@ thresholds["Otsu"] = float(values[spread.argmax()])
 # The library does the same, so both must agree.
 
 # %%
-assert threshold_otsu(measured) == thresholds["Otsu"]
+assert threshold_otsu(hist=(counts, values)) == thresholds["Otsu"]
 print(f"Otsu: {thresholds['Otsu']:.0f} HU")
 
 # %% [markdown]
@@ -312,11 +315,12 @@ print(f"{lowest:.0f} to {highest:.0f} HU: {between * voxel_ml:.0f} mL in dispute
 # %%
 dispute = (hu >= lowest) & (hu < highest)
 ax = show_plane(volume, best, labels=dispute, overlay="both")
+ax.get_legend().get_texts()[0].set_text("in dispute")
 plt.show()
 
 # %% [markdown]
-# You have to look twice: a thin line along the chest wall and the skin, and rims around
-# vessels. Between lung and wall HU rise so steeply that any sensible threshold cuts at
+# You have to look twice: rims around vessels and along the heart, and at the skin a line
+# too thin for this picture. Between lung and wall HU rise so steeply that any sensible threshold cuts at
 # nearly the same place. The choice of the threshold is *not* what makes lung masks good
 # or bad. The vessels, the air outside, and disease are.
 

@@ -2,7 +2,7 @@
 # # 07 · See surfaces
 
 # %% [markdown]
-# **What you'll do**: turn the bones of the scan into a surface in millimeters, look at it
+# **What you'll do**: turn the bones of the scan into a surface in millimetres, look at it
 # from the front, turn it with the mouse, render it with VTK, and save it for a printer.
 #
 # **What you'll learn**
@@ -60,7 +60,7 @@ places = grid.affine[:3, :3] @ voxels + grid.affine[:3, 3:]
 center = places.mean(axis=1)
 
 # %% [markdown]
-# Let the value fall by 10 a millimeter from the center, so that it passes 0 at the
+# Let the value fall by 10 a millimetre from the center, so that it passes 0 at the
 # radius.
 
 # %%
@@ -77,14 +77,14 @@ radii = np.linalg.norm(corners - corners.mean(axis=0), axis=1)
 print(f"radius from {radii.min():.1f} to {radii.max():.1f}")
 
 # %% [markdown]
-# No ball, and no millimeters. Marching cubes knows only the indices of the array: its
+# No ball, and no millimetres. Marching cubes knows only the indices of the array: its
 # vertices are fractions of plane, row and column. The tutorial of 2017 left them there,
 # and swapped the axes to make the picture stand upright.
 
 # %% [markdown]
 # ## Where is it in the patient?
 #
-# The affine of notebook 02 takes an index to LPS millimeters. It works for fractions as
+# The affine of notebook 02 takes an index to LPS millimetres. It works for fractions as
 # well.
 
 # %%
@@ -96,7 +96,7 @@ print(f"radius from {radii.min():.2f} to {radii.max():.2f} mm")
 # That is the ball, in its place. Spacing, rotation and origin came in with one line.
 #
 # A mesh has an inside and an outside: seen from outside, the corners of each triangle
-# run anticlockwise. Printers and renderers need it. The *divergence theorem* tests it:
+# run counterclockwise. Printers and renderers need it. The *divergence theorem* tests it:
 # sum the signed volumes of the tetrahedra between each triangle and the origin. The sum
 # is the enclosed volume, and it is negative when the mesh is inside out.
 
@@ -124,7 +124,11 @@ assert np.allclose(np.sort(placed, axis=0), np.sort(vertices, axis=0), atol=1e-3
 print(f"{enclosed_ml(placed, outward):+.2f} mL, determinant {np.linalg.det(turn):+.0f}")
 
 # %% [markdown]
-# The same vertices as yours, and a positive volume. One thing more: where the border of
+# The same vertices as yours, and a positive volume. Here the determinant is +1, and your
+# mesh is inside out: scikit-image winds bright bodies that way. With -1, as in every
+# usual axial scan in our axis order, it comes out right.
+#
+# One thing more: where the border of
 # the scan cuts a body open, marching cubes leaves a hole. `extract_surface` closes it
 # half a voxel outside, where the last voxels end. Cut the ball in half.
 
@@ -205,10 +209,10 @@ ax = show_surface(vertices, faces)
 plt.show()
 
 # %% [markdown]
-# Ribs, spine, and whatever of the shoulders the scan holds. The front of the ribs is
-# missing: cartilage is softer than the level. Thin plates have holes for the same
-# reason, since a voxel that is half bone falls below it. A surface shows *one decision*,
-# not the anatomy.
+# Ribs, spine, and whatever of the shoulders the scan holds. Compare with the first
+# picture. Cartilage was never there: it is softer than the level. But front ribs or a
+# sternum that were there and are gone were removed by *you*: blurred below the level, or
+# dropped as crumbs. **What would fool you here is a clean picture.**
 
 # %% [markdown]
 # ## How do you turn it?
@@ -351,7 +355,7 @@ assert np.array_equal(read["corners"], vertices[faces])
 print(count, "triangles, size", np.ptp(vertices, axis=0).round(), "mm")
 
 # %% [markdown]
-# The numbers are LPS millimeters, so a print has the patient's size. But STL has no
+# The numbers are LPS millimetres, so a print has the patient's size. But STL has no
 # field for units or axes: whoever opens the file must be told. And a second save does
 # not overwrite what is there.
 
@@ -376,7 +380,7 @@ print("still there:", path.exists())
 # %% [markdown]
 # ## Summary
 #
-# - Marching cubes returns indices; the affine makes them millimeters in the patient.
+# - Marching cubes returns indices; the affine makes them millimetres in the patient.
 # - The divergence theorem measures a mesh and tells inside from outside.
 # - Close a mesh before you measure it.
 # - Blur, body and crumbs: name what you did to the data before you show a surface.
@@ -407,7 +411,7 @@ print("still there:", path.exists())
 # - W. Schroeder et al., "Flying edges", IEEE Symposium on Large Data Analysis and
 #   Visualization (2015): in VTK.
 # - G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH (1995).
-# - DICOM PS3.3, C.7.6.2.1.1: from voxels to millimeters.
+# - DICOM PS3.3, C.7.6.2.1.1: from voxels to millimetres.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
@@ -428,11 +432,11 @@ print(f"{fine / coarse:.1f} times fewer triangles")
 print((84 + 50 * fine) / 1000, "kB")
 
 # %% [markdown]
-# 3. No: each pass that pulls inward is followed by one that pushes out again, a little
-# further. It may even grow by a trifle.
+# 3. No, it grows a little: each pass inward is followed by one outward, which goes a trifle
+# further.
 
 # %%
 smooth = smooth_surface(placed, outward, passes=50)
 loss = 1 - enclosed_ml(smooth, outward) / enclosed_ml(placed, outward)
 assert abs(loss) < 0.02
-print(f"volume lost: {100 * loss:.1f} %")
+print(f"volume changes by {-100 * loss:+.2f} %")
