@@ -191,6 +191,7 @@ def _execute(notebook, work, scan, hooks):
         timeout=CELL_SECONDS,
         interrupt_on_timeout=True,
         allow_errors=True,
+        coalesce_streams=True,
         kernel_manager_class=_ThisPython,
         resources={"metadata": {"path": str(work)}},
         **hooks,

@@ -124,7 +124,7 @@ def write_report(
         )
     chosen = folder is None and not os.environ.get("QUEST_SCAN")
     folder = choose_scan() if folder is None else folder
-    with _staging(out, folder, overwrite) as stage, _Steps(6) as step:
+    with _staging(out, folder, overwrite) as stage, _Steps(5 if chosen else 6) as step:
         volume, lungs = _segment(folder, step, series_uid)
         with step("write"):
             _write_products(volume, lungs, stage)
@@ -132,8 +132,8 @@ def write_report(
         patient = series.uid == PATIENT_UID
         with tempfile.TemporaryDirectory(prefix="questlib-") as work:
             scan = None if chosen else Path(work) / "scan"
-            with step("copy without names"):
-                if scan:
+            if scan:
+                with step("copy without names"):
                     copy_without_identity(series.files, scan)
             runs = run_notebooks(paths, Path(work), scan)
         step.seconds |= {run["name"]: run["seconds"] for run in runs}

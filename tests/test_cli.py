@@ -61,7 +61,9 @@ def test_bad_folders_are_refused_in_one_line(tmp_path, capsys):
     text.write_text("no scan")
     for command in ("list", "mask", "run"):
         extra = () if command == "list" else ("--out", tmp_path / "out")
-        assert "give the folder" in refuse(capsys, command, text, *extra)
+        assert "text.txt: is a file, not a folder" in refuse(
+            capsys, command, text, *extra
+        )
         assert "no-such" in refuse(capsys, command, tmp_path / "no-such", *extra)
         assert "no " in refuse(capsys, command, empty, *extra)
     assert not (tmp_path / "out").exists()
