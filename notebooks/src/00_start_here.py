@@ -154,20 +154,20 @@ plt.show()
 #
 # | notebook | what you hold at its end |
 # |---|---|
-# | [01 · Dig into a DICOM file](01_dig_into_a_dicom_file.ipynb) | two bytes: one voxel |
-# | [02 · Stack a series](02_stack_a_series.ipynb) | a volume with geometry |
-# | [03 · Convert to Hounsfield units](03_convert_to_hounsfield.ipynb) | HU, windows |
-# | [04 · Resample to millimetres](04_resample_to_millimetres.ipynb) | cubes, not boxes |
-# | [05 · Read the histogram](05_read_the_histogram.ipynb) | tissue peaks, thresholds |
-# | [06 · Look at planes](06_look_at_planes.ipynb) | montage, three planes, browser |
-# | [07 · See surfaces](07_see_surfaces.ipynb) | bones in 3-D, a file to print |
+# | [01 · Dig into a file](01_dig_into_a_dicom_file.ipynb) | two bytes: one voxel |
+# | [02 · Stack](02_stack_a_series.ipynb) | a volume with geometry |
+# | [03 · Convert to HU](03_convert_to_hounsfield.ipynb) | HU, windows |
+# | [04 · Resample](04_resample_to_millimetres.ipynb) | cubes, not boxes |
+# | [05 · Histogram](05_read_the_histogram.ipynb) | tissue peaks, thresholds |
+# | [06 · Planes](06_look_at_planes.ipynb) | montage, three planes, browser |
+# | [07 · Surfaces](07_see_surfaces.ipynb) | bones in 3-D, a file to print |
 # | [08 · Mask one plane](08_mask_one_plane.ipynb) | the mask of 2017, and a better one |
 # | [09 · Mask the lungs](09_mask_the_lungs.ipynb) | both lungs in 3-D, in mL |
 # | [10 · Hand over the mask](10_hand_over_the_mask.ipynb) | NIfTI, DICOM SEG |
 # | [11 · Build a cohort](11_build_a_cohort.ipynb) | one store, many patients |
-# | [12 · Break the scan](12_break_the_scan.ipynb) | what each refusal means |
+# | [12 · Break the scan](12_break_the_scan.ipynb) | refusals explained |
 #
-# Go from top to bottom the first time. Each notebook runs alone, too.
+# Go from top to bottom the first time. Each runs alone, too.
 
 # %% [markdown]
 # ## Check yourself

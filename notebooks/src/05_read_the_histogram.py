@@ -314,7 +314,8 @@ print(f"{lowest:.0f} to {highest:.0f} HU: {between * voxel_ml:.0f} mL in dispute
 
 # %%
 dispute = (hu >= lowest) & (hu < highest)
-ax = show_plane(volume, best, labels=dispute, overlay="both")
+ax = plt.subplots(figsize=(5, 5))[1]
+show_plane(volume, best, labels=dispute, overlay="both", ax=ax)
 ax.get_legend().get_texts()[0].set_text("in dispute")
 plt.show()
 
