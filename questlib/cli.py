@@ -24,10 +24,14 @@ def _list(options):
     for name, reason in found.skipped:
         print(f"skipped {_plain(name)}: {_plain(reason)}")
     if not found:
-        raise ValueError(
-            f"no DICOM series in {options.folder.name or 'this folder'}: "
-            "give the folder that holds the scan's files"
-        )
+        raise _no_series(options.folder)
+
+
+def _no_series(folder):
+    name = folder.name or "this folder"
+    return ValueError(
+        f"no DICOM series in {name}: give the folder with the scan's files"
+    )
 
 
 def _mask(options):
@@ -82,6 +86,8 @@ def _find_uid(options):
     from questlib.series import SeriesError, choose_series, find_series
 
     found, choice = find_series(options.folder), options.series
+    if not found:
+        raise _no_series(options.folder)
     if choice is not None and choice.isdecimal():
         if not 1 <= int(choice) <= len(found):
             raise ValueError(f"no series {choice}: {_number(found)}")

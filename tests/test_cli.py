@@ -65,7 +65,7 @@ def test_bad_folders_are_refused_in_one_line(tmp_path, capsys):
             capsys, command, text, *extra
         )
         assert "no-such" in refuse(capsys, command, tmp_path / "no-such", *extra)
-        assert "no " in refuse(capsys, command, empty, *extra)
+        assert "empty: give the folder" in refuse(capsys, command, empty, *extra)
     assert not (tmp_path / "out").exists()
 
 
