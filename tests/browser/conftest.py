@@ -74,7 +74,7 @@ def watch(page):
 @pytest.fixture(scope="module")
 def page(browser):
     """Open a page; afterwards fail on a JavaScript error or a request that left."""
-    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    context = browser.new_context(viewport={"width": 1280, "height": 1400})
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     page = context.new_page()
     judge = watch(page)
@@ -192,12 +192,12 @@ def lab(server, page):
 
 
 @pytest.fixture
-def shoot(page):
+def shoot():
     """Keep a screenshot for somebody to look at."""
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
 
-    def save(name, what=None):
-        (what or page).screenshot(path=SCREENSHOTS / f"{name}.png")
+    def save(name, what):
+        what.screenshot(path=SCREENSHOTS / f"{name}.png")
 
     return save
 
