@@ -107,7 +107,8 @@ print(affine.round(2))
 # us. It must find your affine.
 
 # %%
-out = Path(tempfile.mkdtemp())
+workplace = tempfile.TemporaryDirectory()
+out = Path(workplace.name)
 questlib.save_nifti(out / "lungs.nii.gz", labels, like=volume)
 image = nibabel.load(out / "lungs.nii.gz")
 assert np.allclose(image.affine, affine, atol=1e-3)
