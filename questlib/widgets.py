@@ -326,7 +326,7 @@ def _check_labels(labels, volume):
 
 
 def _palette(labels):
-    """Name and colour of each label, as `show_plane` has them."""
+    """Name and color of each label, as `show_plane` has them."""
     if labels.dtype == bool:
         return {"1": ("mask", OKABE_ITO["vermillion"])}
     values = np.flatnonzero(np.bincount(labels.ravel(), minlength=2))
