@@ -34,6 +34,9 @@ WITHOUT_EXAMPLE = (
     "load_",
     "choose_",
     "segment_",
+    "build_",
+    "open_",
+    "join_",
 )
 SIGNATURES = {  # name: positional parameters, then those that are keyword-only
     "load_series": ("folder", "series_uid regularize"),
@@ -172,3 +175,10 @@ def test_functions_are_small():
 def test_modules_say_where_they_are_built():
     for path in MODULES.values():
         assert ast.get_docstring(ast.parse(path.read_text("utf-8"))), path.name
+
+
+def test_no_module_hides_its_function():
+    """`questlib.resample` is the function, also once the module was imported."""
+    code = "import questlib.resample, questlib; print(questlib.resample.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "resample", done.stderr
