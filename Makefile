@@ -26,7 +26,7 @@ setup: .venv/.ready ## the environment, as uv.lock says
 
 quest: setup ## the patient (offline: the phantom), every step, build/quest/index.html
 	@$(BIN)/questlib fetch || echo "The quest goes on with the computed phantom."
-	$(BIN)/questlib run --out build/quest
+	$(BIN)/questlib run --overwrite --out build/quest
 
 test: setup lint ## everything: lint, unit tests, doctests, notebooks, browser
 	$(BIN)/questlib fetch
