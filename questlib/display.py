@@ -19,7 +19,7 @@ from questlib.volume import Volume
 # center and width in HU
 WINDOWS = {"lung": (-600, 1500), "mediastinum": (40, 400), "bone": (400, 1800)}
 
-# HU ranges for reading a histogram, not for segmenting: neighbours overlap in life
+# HU ranges for reading a histogram, not for segmenting: neighbors overlap in life
 TISSUES = {
     "air": (-1050, -950),
     "lung": (-950, -500),
@@ -28,7 +28,7 @@ TISSUES = {
     "bone": (300, 1500),
 }
 
-# Okabe and Ito's palette, told apart with every kind of colour vision
+# Okabe and Ito's palette, told apart with every kind of color vision
 OKABE_ITO = {
     "orange": "#E69F00",
     "sky": "#56B4E9",
@@ -272,7 +272,7 @@ def show_plane(
         A key of `WINDOWS`, or two numbers in HU.
     labels : (plane, row, column) ndarray of bool or int, optional
         0 is background; 1, 2, 3 are right lung, left lung, airway. A bool mask is
-        drawn in one colour.
+        drawn in one color.
     overlay : {"contour", "color", "both"}
     ax : Axes, optional
 
@@ -518,7 +518,7 @@ def show_stages(
     Returns
     -------
     axes : (6,) ndarray of Axes
-        In the fourth, kept regions have a colour and a solid box, dropped ones are
+        In the fourth, kept regions have a color and a solid box, dropped ones are
         gray in a dotted box.
 
     Built in notebook 08.
@@ -545,7 +545,7 @@ def show_stages(
 
 
 def _color_regions(labels, regions):
-    """Paint kept regions in colours and dropped ones gray, on black."""
+    """Paint kept regions in colors and dropped ones gray, on black."""
     palette = np.zeros((labels.max() + 1, 3))
     palette[1:] = 0.45
     kept = [region.label for region in regions if region.kept]

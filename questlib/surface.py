@@ -17,7 +17,7 @@ from questlib.volume import Volume
 BONE = "#E3D8C5"
 LIGHT = np.array([-0.35, -0.75, 0.55])  # over the viewer's left shoulder, in LPS
 
-# HU, opacity per mm^-1 scale of the picture, colour: what a ray through the CT sees
+# HU, opacity per mm^-1 scale of the picture, color: what a ray through the CT sees
 PRESETS = {
     "bones": [
         (130, 0.0, "#6B2F22"),
@@ -374,7 +374,7 @@ def render_volume(
     azimuth: float = 20.0,
     size: tuple[int, int] = (560, 560),
 ) -> np.ndarray:
-    """Render the voxels themselves with VTK: colour and opacity follow the HU.
+    """Render the voxels themselves with VTK: color and opacity follow the HU.
 
     Parameters
     ----------

@@ -41,9 +41,9 @@ class Volume:
     array : (plane, row, column) ndarray
         int16 where HU are whole numbers, else float32.
     spacing : 3 floats
-        Distance of neighbouring voxel centres in mm along (plane, row, column).
+        Distance of neighboring voxel centers in mm along (plane, row, column).
     origin : 3 floats
-        LPS position in mm of the centre of voxel (0, 0, 0).
+        LPS position in mm of the center of voxel (0, 0, 0).
     direction : (3, 3) ndarray of float
         Orthonormal; its columns are the plane, row and column axes in LPS.
 
