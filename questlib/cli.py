@@ -1,8 +1,9 @@
-"""The command line: list, mask or run a scan, make the phantom, fetch the patient."""
+"""The command line: list, mask or run a scan, many scans, phantom and patient."""
 
 import argparse
 import sys
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 
 from questlib import __version__
@@ -59,6 +60,74 @@ def _run(options):
     )
     _say(summary, options.out)
     print(f"open {options.out / 'index.html'}")
+
+
+def _cohort(options):
+    from questlib.cohort import build_cohort, name_scans
+
+    folders = name_scans(_find_scans(options.root, options.out))
+    grid = {"spacing": options.spacing, "shape": options.shape and tuple(options.shape)}
+    try:
+        with _open_cluster(options) as client:
+            cohort = build_cohort(
+                folders, options.out, client=client, workers=1, **grid
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            "what is done is kept, the same command goes on"
+        ) from None
+    rows = [row for row in cohort.manifest if row["key"] in folders]
+    refused = [row for row in rows if row["status"] != "done"]
+    for row in refused:
+        name = _plain(Path(folders[row["key"]]).name)
+        print(f"refused {name} ({row['key']}): {_plain(row['error'])}")
+    done = len(rows) - len(refused)
+    print(f"{len(rows)} scans: {done} done, {len(refused)} refused (see manifest.csv)")
+    return int(done == 0)
+
+
+def _find_scans(root, out):
+    """Give the folders of `root`, or `root` itself where it holds one series."""
+    from questlib.series import check_folder, find_series
+
+    root, out = check_folder(root), out.resolve()
+    if root.resolve() == out:
+        raise ValueError("--out is the folder of the scans: give the cohort its own")
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    folders = [
+        path for path in folders if path.name[0] != "." and path.resolve() != out
+    ]
+    if folders:
+        return folders
+    found = find_series(root)
+    if not found:
+        raise _no_series(root)
+    if len(found) > 1:
+        raise ValueError(f"{_number(found)}; give each scan a folder of its own")
+    return [root]
+
+
+@contextmanager
+def _open_cluster(options):
+    """Give a client of the cluster that was asked for, or None for this process."""
+    if options.scheduler is None and options.workers == 1:
+        yield None
+        return
+    from distributed import Client, LocalCluster
+
+    if options.scheduler is not None:
+        with Client(options.scheduler, timeout=20) as client:
+            yield client
+        return
+    size = {"n_workers": options.workers, "threads_per_worker": 1}
+    with LocalCluster(**size, dashboard_address=None) as cluster, Client(cluster) as it:
+        yield it
+
+
+def _count(text):
+    if not (text.isdecimal() and 1 <= int(text) <= 1024):
+        raise argparse.ArgumentTypeError("a number from 1 to 1024")
+    return int(text)
 
 
 def _phantom(options):
@@ -175,6 +244,32 @@ def _parser():
         action="store_true",
         help="lungs.seg.dcm keeps the patient's name and ID (default: removed)",
     )
+    cohort = add(
+        _cohort, "cohort", "bring a folder of scans to one shape, in one store"
+    )
+    cohort.add_argument(
+        "root", type=Path, metavar="ROOT", help="each of its folders is one scan"
+    )
+    cohort.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the same again goes on"
+    )
+    place = cohort.add_mutually_exclusive_group()
+    place.add_argument(
+        "--workers", type=_count, default=1, metavar="N", help="processes (default: 1)"
+    )
+    place.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask cluster, tcp://HOST:PORT"
+    )
+    cohort.add_argument(
+        "--spacing", type=float, default=1.0, metavar="MM", help="default: 1 mm"
+    )
+    cohort.add_argument(
+        "--shape",
+        type=_count,
+        nargs=3,
+        metavar=("P", "R", "C"),
+        help="planes, rows, columns; default: 320 x 320 x 400 mm",
+    )
     phantom = add(_phantom, "phantom", "compute a chest with known truth as DICOM")
     phantom.add_argument("folder", type=Path, metavar="DIR")
     phantom.add_argument("--seed", type=int, default=0, metavar="N")
@@ -196,15 +291,15 @@ def main(arguments=None):
             warnings.simplefilter("ignore")
             warnings.filterwarnings("always", category=_series_warning())
             warnings.showwarning = _show_warning
-            options.run(options)
-    except KeyboardInterrupt:
-        print("questlib: stopped; nothing was kept", file=sys.stderr)
+            return options.run(options) or 0
+    except KeyboardInterrupt as stop:
+        text = str(stop) or "nothing was kept"
+        print(f"questlib: stopped; {text}", file=sys.stderr)
         return 130
     except Exception as error:
         if sys.flags.dev_mode:  # python -X dev -m questlib.cli: show where
             raise
         return _refuse(error)
-    return 0
 
 
 def _series_warning():

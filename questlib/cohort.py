@@ -7,9 +7,13 @@ run twice writes the same, so a killed worker or an interrupted run costs only t
 import csv
 import hashlib
 import json
+import math
 import os
+import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,14 +23,19 @@ from tqdm import tqdm
 
 from questlib.lungs import segment_lungs
 from questlib.resample import fit_shape, resample
+from questlib.series import SeriesWarning
 from questlib.volume import Volume, load_series
 
 FIELD_MM = 320, 320, 400  # the box around the chest that is kept: plane, row, column
+LARGEST_VOXELS = 2_000_000_000  # of one scan: 4 GB of HU
 COLUMNS = (
     *("index", "key", "status", "error", "seconds"),
     *("planes", "rows", "columns", "plane_mm", "row_mm", "column_mm"),
     *("right_ml", "left_ml", "airway_ml", "findings"),
 )
+
+
+_LOADING = threading.Lock()  # what is warned of is caught for all threads at once
 
 
 class Cohort(NamedTuple):
@@ -78,18 +87,19 @@ def build_cohort(
     Raises
     ------
     ValueError
-        If `out` holds a cohort of another spacing or shape, or a key is used twice.
+        If `out` holds a cohort of another spacing or shape, a folder is given twice, or
+        spacing or shape make no sense.
 
     Notes
     -----
     A scan that cannot be used becomes a row with its reason and stops nobody. Rows and
-    store name no file, path or patient; the keys are what you choose.
+    store name no file, path or patient. Whoever guesses a path can check the guess by
+    its hash: choose keys of your own for a store that you give away.
 
     Built in notebook 11.
     """
-    if shape is None:
-        shape = tuple(round(n) for n in FIELD_MM / np.broadcast_to(spacing, 3))
-    folders = _name_scans(folders)
+    spacing, shape = _check_grid(spacing, shape)
+    folders = name_scans(folders)
     out = Path(out).absolute()
     keys = _prepare_store(out, list(folders), spacing, shape)
     done = {row["key"] for row in _read_rows(out) if row["status"] == "done"}
@@ -100,9 +110,9 @@ def build_cohort(
     ]
     rows = {}
     try:
-        running = _run_all(tasks, client, workers)
-        for row in tqdm(running, total=len(tasks), unit="scan", disable=None):
-            rows[row["key"]] = row
+        with closing(_run_all(tasks, client, workers)) as running:
+            for row in tqdm(running, total=len(tasks), unit="scan", disable=None):
+                rows[row["key"]] = row
     finally:
         _write_manifest(out, keys, rows)
     return open_cohort(out)
@@ -126,21 +136,62 @@ def open_cohort(out) -> Cohort:
         return Cohort(group["image"], group["mask"], list(csv.DictReader(file)))
 
 
-def _name_scans(folders):
+def name_scans(folders) -> dict:
+    """Give each folder the key under which `build_cohort` stores its scan.
+
+    Parameters
+    ----------
+    folders : iterable of path, or dict of key to path
+        A dict keeps its keys.
+
+    Returns
+    -------
+    folders : dict of str to path
+        Without keys: ``s`` and 12 hex digits of the sha256 of the full path.
+
+    Raises
+    ------
+    ValueError
+        If a folder is given twice.
+
+    Examples
+    --------
+    >>> name_scans({1: "first", 2: "second"})
+    {'1': 'first', '2': 'second'}
+
+    Built in notebook 11.
+    """
     if isinstance(folders, dict):
         return {str(key): folder for key, folder in folders.items()}
     paths = [str(Path(folder).resolve()) for folder in folders]
-    keys = [hashlib.sha256(path.encode()).hexdigest()[:12] for path in paths]
+    # "s": a spreadsheet would take 12e456789012 for a number
+    keys = ["s" + hashlib.sha256(path.encode()).hexdigest()[:12] for path in paths]
     if len(set(keys)) < len(keys):
         raise ValueError("a folder is given twice")
     return dict(zip(keys, paths, strict=True))
+
+
+def _check_grid(spacing, shape):
+    """Return 3 spacings and 3 sizes, or refuse."""
+    lengths = np.broadcast_to(np.asarray(spacing, float), 3)
+    if not (np.isfinite(lengths) & (lengths > 0)).all():
+        raise ValueError(f"spacing must be positive mm, not {spacing}")
+    if shape is None:
+        shape = [round(field / mm) for field, mm in zip(FIELD_MM, lengths, strict=True)]
+    voxels = math.prod(map(int, shape))
+    if len(shape) != 3 or min(shape) < 1 or voxels > LARGEST_VOXELS:
+        raise ValueError(
+            f"a scan of {' x '.join(map(str, shape))} voxels: 3 numbers from 1, and "
+            f"{LARGEST_VOXELS / 1e9:.0f} billion voxels at most"
+        )
+    return tuple(lengths.tolist()), tuple(map(int, shape))
 
 
 def _prepare_store(out, keys, spacing, shape):
     """Make or open the store, with a place for every key; return all keys."""
     (out / "rows").mkdir(parents=True, exist_ok=True)
     group = zarr.open_group(out / "cohort.zarr", mode="a")
-    made = {"spacing_mm": np.broadcast_to(spacing, 3).tolist(), "shape": list(shape)}
+    made = {"spacing_mm": list(spacing), "shape": list(shape)}
     old = dict(group.attrs)
     if old and {name: old[name] for name in made} != made:
         raise ValueError(
@@ -223,14 +274,14 @@ def process_scan(key, folder, index, out, spacing, shape) -> dict:
 
 
 def _write_scan(folder, index, out, spacing, shape):
-    volume = load_series(folder)
+    volume, findings = _load(folder)
     lungs = segment_lungs(volume)
     labels = np.where(lungs.airway, 3, lungs.labels).astype(np.uint8)
     labels = resample(
         Volume(labels, lungs.spacing, lungs.origin, lungs.direction), spacing, order=0
     )
     mask = fit_shape(labels, shape, fill=0)
-    findings = list(lungs.findings)
+    findings += lungs.findings
     inside, kept = np.count_nonzero(labels.array), np.count_nonzero(mask.array)
     if kept < inside:
         findings.append(f"{100 * (1 - kept / inside):.1f} % of the mask is cut off")
@@ -248,10 +299,21 @@ def _write_scan(folder, index, out, spacing, shape):
     )
 
 
+def _load(folder):
+    """Load a scan; return it with the loader's warnings, without the files' names."""
+    with _LOADING, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SeriesWarning)
+        volume = load_series(folder)
+    notes = [note.message for note in caught if note.category is SeriesWarning]
+    return volume, list(dict.fromkeys(note.reason for note in notes))
+
+
 def _failed(key, error):
     """Return the row of a scan that could not be used, without its file's name."""
     words = getattr(error, "reason", None) or getattr(error, "strerror", None)
-    words = words or str(error) or type(error).__name__
+    if not words and isinstance(error, ValueError):  # others might quote a path
+        words = str(error)
+    words = words or type(error).__name__
     return {"key": key, "status": "failed", "error": words}
 
 

@@ -1,10 +1,13 @@
 """The command line: exit status, one line for bad input, nothing half-written."""
 
+import csv
 import errno
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 from test_lesson import mark
 
 import questlib
+from questlib import cohort
 from questlib.cli import main
 
 
@@ -172,3 +176,113 @@ def test_the_installed_command_is_this_one(small):
     )
     assert done.returncode == 0
     assert "24" in done.stdout
+
+
+GRID = ["--spacing", "8", "--shape", "36", "40", "44"]
+
+
+@pytest.fixture
+def root(small, tmp_path):
+    """Twelve scans under one name each, and a folder without any."""
+    root = tmp_path / "root"
+    for number in range(12):
+        shutil.copytree(small / "a", root / f"DOE_JANE_{number:02}")
+    (root / "empty").mkdir()
+    (root / "notes.txt").write_text("nothing")
+    return root
+
+
+def read_manifest(out):
+    with (out / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_cohort_takes_each_folder_and_says_which_were_refused(root, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["cohort", str(root), "--out", str(out), *GRID]
+    assert main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"refused empty \(s\w{12}\): no CT series .*", lines[0])
+    assert lines[1:] == ["13 scans: 12 done, 1 refused (see manifest.csv)"]
+    store = cohort.open_cohort(out)
+    assert store.image.shape == (13, 36, 40, 44)
+    assert [row["status"] for row in store.manifest] == ["done"] * 12 + ["failed"]
+    text = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    uid = pydicom.dcmread(next((root / "DOE_JANE_00").glob("*"))).SeriesInstanceUID
+    for word in ("DOE_JANE", tmp_path.name, uid):
+        assert word.encode() not in text
+
+    shutil.copytree(root / "DOE_JANE_00", root / "new")
+    written = {path: path.stat().st_mtime_ns for path in out.glob("rows/*.json")}
+    assert main(command) == 0
+    assert "14 scans: 13 done" in capsys.readouterr().out
+    again = [p for p, t in written.items() if p.stat().st_mtime_ns == t]
+    assert len(again) == 12  # all but the one that was refused
+
+
+def test_cohort_of_one_scan_of_none_and_of_two_in_one_folder(small, tmp_path, capsys):
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    assert main(["cohort", str(small / "a"), "--out", str(out), *GRID]) == 0
+    assert "1 scans: 1 done, 0 refused" in capsys.readouterr().out
+
+    (alone / "empty").mkdir(parents=True)
+    assert main(["cohort", str(alone), "--out", str(tmp_path / "none"), *GRID]) == 1
+    assert "1 scans: 0 done, 1 refused" in capsys.readouterr().out
+
+    two = tmp_path / "two"
+    shutil.copytree(small / "a", two)
+    for path in (small / "b").iterdir():
+        shutil.copy(path, two / f"b_{path.name}")
+    line = refuse(capsys, "cohort", two, "--out", out)
+    assert "holds 2 series" in line and "a folder of its own" in line
+
+
+def test_cohort_refuses_what_makes_no_sense(small, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert "positive" in refuse(capsys, "cohort", small, "--out", out, "--spacing", 0)
+    assert "--out is" in refuse(capsys, "cohort", small, "--out", small)
+    assert "no-such" in refuse(capsys, "cohort", tmp_path / "no-such", "--out", out)
+    assert "give the" in refuse(capsys, "cohort", tmp_path, "--out", tmp_path / "small")
+    assert not out.exists()
+    for wrong in (["--workers", "0"], ["--shape", "1", "2", "x"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["cohort", str(small), "--out", str(out), *wrong])
+
+
+def test_a_cohort_on_a_cluster_is_the_same(small, tmp_path, capsys):
+    from distributed import LocalCluster
+
+    command = ["cohort", str(small), *GRID, "--out"]
+    assert main([*command, str(tmp_path / "here")]) == 0
+    quiet = {"dashboard_address": None, "processes": False}
+    with LocalCluster(n_workers=1, threads_per_worker=1, **quiet) as cluster:
+        place = ["--scheduler", cluster.scheduler_address]
+        assert main([*command, str(tmp_path / "there"), *place]) == 0
+    assert "2 scans: 2 done" in capsys.readouterr().out
+    here, there = (cohort.open_cohort(tmp_path / name) for name in ("here", "there"))
+    assert (here.image[:] == there.image[:]).all()
+    assert (here.mask[:] == there.mask[:]).all()
+    assert here.mask[:].any()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a process")
+def test_control_c_leaves_a_cohort_that_goes_on(root, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["cohort", root, "--out", out, *GRID]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "questlib.cli", *command],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(out.glob("rows/*.json")):
+        assert run.poll() is None
+        time.sleep(0.005)
+    run.send_signal(signal.SIGINT)
+    assert "stopped; what is done is kept" in run.communicate()[1]
+    assert run.returncode == 130
+    states = [row["status"] for row in read_manifest(out)]
+    assert {"done", "missing"} <= set(states)
+    assert main([str(word) for word in command]) == 0
+    assert "13 scans: 12 done, 1 refused" in capsys.readouterr().out
+    images = cohort.open_cohort(out).image[:12]
+    assert (images == images[0]).all() and images[0].max() > 0

@@ -252,3 +252,22 @@ def test_join_npy_never_unpickles(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"no \.npy file"):
         join_npy(tmp_path / "empty", tmp_path / "joined.npy")
+
+
+def test_what_the_loader_warns_of_is_a_finding(scans, tmp_path):
+    folder = shutil.copytree(scans[0], tmp_path / "CANARY")
+    path = next(folder.iterdir())
+    shutil.copy(path, folder / "CANARY_twice")
+    store = build_cohort({"a": folder}, tmp_path / "o", spacing=SPACING, shape=SHAPE)
+    assert store.manifest[0]["status"] == "done"
+    with pytest.warns(questlib.SeriesWarning) as caught:
+        questlib.load_series(folder)
+    assert caught[0].message.reason in store.manifest[0]["findings"]
+    assert "CANARY" not in store.manifest[0]["findings"]
+
+
+def test_no_grid_without_sense(scans, tmp_path):
+    for spacing, shape in ((0, None), (float("nan"), None), (1, (1, 2)), (0.01, None)):
+        with pytest.raises(ValueError, match=r"spacing must|a scan of"):
+            build_cohort(scans, tmp_path / "o", spacing=spacing, shape=shape)
+    assert not (tmp_path / "o").exists()
