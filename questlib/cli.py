@@ -1,6 +1,8 @@
 """The command line: list, mask or run a scan, many scans, phantom and patient."""
 
 import argparse
+import logging
+import signal
 import sys
 import warnings
 from contextlib import contextmanager
@@ -120,8 +122,15 @@ def _open_cluster(options):
             yield client
         return
     size = {"n_workers": options.workers, "threads_per_worker": 1}
-    with LocalCluster(**size, dashboard_address=None) as cluster, Client(cluster) as it:
-        yield it
+    quiet = {"dashboard_address": None, "silence_logs": logging.CRITICAL}
+    # a Ctrl-C reaches the workers too: this process alone shall answer it
+    answer = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        cluster = LocalCluster(**size, **quiet)
+    finally:
+        signal.signal(signal.SIGINT, answer)
+    with cluster, Client(cluster) as client:
+        yield client
 
 
 def _count(text):

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import os
 import re
 import shutil
 import signal
@@ -265,20 +266,24 @@ def test_a_cohort_on_a_cluster_is_the_same(small, tmp_path, capsys):
     assert here.mask[:].any()
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no SIGINT to a process")
-def test_control_c_leaves_a_cohort_that_goes_on(root, tmp_path, capsys):
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_control_c_leaves_a_cohort_that_goes_on(root, tmp_path, capsys, workers):
     out = tmp_path / "out"
     command = ["cohort", root, "--out", out, *GRID]
     run = subprocess.Popen(
-        [sys.executable, "-m", "questlib.cli", *command],
+        [sys.executable, "-m", "questlib.cli", *command, "--workers", workers],
+        start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
     )
     while not list(out.glob("rows/*.json")):
         assert run.poll() is None
         time.sleep(0.005)
-    run.send_signal(signal.SIGINT)
-    assert "stopped; what is done is kept" in run.communicate()[1]
+    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: workers get it too
+    lines = run.communicate()[1].splitlines()
+    assert lines == [
+        "questlib: stopped; what is done is kept, the same command goes on"
+    ]
     assert run.returncode == 130
     states = [row["status"] for row in read_manifest(out)]
     assert {"done", "missing"} <= set(states)
