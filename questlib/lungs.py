@@ -42,8 +42,9 @@ HOLE_MM2 = 2000.0
 LARGEST_ML = 50.0  # and are no larger
 CORE_MM = 2.0
 CUT_MM = 60.0
-APART_MM = 50.0
+CROSSING = 0.05
 WALL_MM = 3.0
+DEPTH_MM = 40.0
 CROSS = ndimage.generate_binary_structure(3, 1)
 EVERY_WAY = np.ones((3, 3, 3), bool)
 
@@ -123,6 +124,8 @@ def segment_lungs(volume: Volume) -> LungMask:
     air, tissue, clear = find_gray_levels(
         coarse[~padding][:: max(1, coarse.size // 500_000)]
     )
+    if -950 < air < -600 and -100 < tissue < 150:
+        air = -1000.0  # the field of view holds no air but that of the lungs
     if not clear:
         return _finish(volume, findings=["no lungs in this scan: no air beside tissue"])
     findings = []
@@ -143,7 +146,8 @@ def segment_lungs(volume: Volume) -> LungMask:
     lungs = pick_lungs(inside & ~_grow(airway), scale, step)
     if not lungs.any():
         return _finish(volume, findings=[*findings, "no lungs in this scan"])
-    labels = split_lungs(lungs, scale, step)
+    middle = _mean_column(airway if airway.any() else lungs)
+    labels = split_lungs(lungs, scale, step, middle)
     labels = close_lungs(labels, step, inside & ~lungs)
     level = air + LEVEL * (tissue - air)
     full = refine(array, (labels, airway, below), box, factor, level)
@@ -159,7 +163,32 @@ def find_inside(scale, padding, step):
     wall = ~below
     if int(WALL_MM / step[1]):  # a coarser grid shows no sheet thin enough
         wall = ndimage.binary_opening(wall | padding, _disk(WALL_MM, step))
-    return inside & ~find_outside(~wall, padding, pure), below
+    sure = inside & ~find_outside(~wall, padding, pure)
+    cut = find_cut_by_edge(below & ~inside, pure, step)
+    if cut.any():
+        labels, count = ndimage.label(cut | inside)
+        share = np.bincount(labels[sure], minlength=count + 1) / np.bincount(
+            labels.ravel()
+        )
+        share[np.setdiff1d(labels, labels[cut])] = 0
+        sure |= (share > 0.02)[labels]
+    return sure, below
+
+
+def find_cut_by_edge(air, pure, step):
+    """Find what the first or last row cuts like a lung: deep, not as dark as air."""
+    edge = np.zeros(air.shape, bool)
+    edge[:, [0, -1]] = air[:, [0, -1]]
+    if not (edge & ~pure).any():
+        return edge
+    labels, count = ndimage.label(air, IN_PLANE)
+    cut = np.zeros(count + 1, bool)
+    cut[labels[edge]] = True
+    edge[..., [0, -1]] = air[..., [0, -1]]
+    touching = np.bincount(labels[edge], minlength=count + 1)
+    dark = np.bincount(labels[edge & pure], minlength=count + 1)
+    depth = np.bincount(labels.ravel()) * step[1] / np.maximum(touching, 1)
+    return (cut & (dark <= 0.5 * touching) & (depth > DEPTH_MM))[labels]
 
 
 def _box(mask, margin):
@@ -315,19 +344,21 @@ def pick_lungs(inside, scale, step):
     return keep[labels]
 
 
-def split_lungs(lungs, scale, step):
-    """Label the right lung 1 and the left lung 2, also where they touch."""
-    parts, _ = ndimage.label(lungs)
-    size = np.bincount(parts.ravel())[1:]
-    two = np.argsort(size)[-2:] + 1
-    column = [_mean_column(parts == label) for label in two]
-    apart = abs(column[0] - column[-1]) * step[2]
-    if apart > APART_MM and size[two[0] - 1] > 0.1 * size[two[-1] - 1]:
-        at = (_mean_column(parts == label) for label in range(1, len(size) + 1))
-        left = np.array([False, *(column_ > sum(column) / 2 for column_ in at)])[parts]
-    else:
-        left = np.arange(lungs.shape[2]) >= _find_cut(lungs, scale, step)[..., None]
-    labels = lungs * np.where(left, LEFT, RIGHT).astype(np.uint8)
+def split_lungs(lungs, scale, step, middle):
+    """Label the right lung 1 and the left lung 2, also where they touch.
+
+    A cut from front to back near the column `middle` divides each plane. What lies
+    almost wholly on one side of it stays whole, as lobes and lungs mostly do.
+    """
+    left = np.arange(lungs.shape[2]) >= _find_cut(lungs, scale, step, middle)[..., None]
+    parts, count = ndimage.label(lungs)
+    parts = parts[lungs]
+    share = np.bincount(parts, left[lungs]) / np.maximum(np.bincount(parts), 1)
+    whole = np.abs(share - 0.5) > 0.5 - CROSSING
+    labels = np.zeros(lungs.shape, np.uint8)
+    labels[lungs] = np.where(
+        np.where(whole[parts], share[parts] > 0.5, left[lungs]), LEFT, RIGHT
+    )
     count = np.bincount(labels.ravel(), minlength=3)[1:]
     if count.min() > 0.05 * count.max():
         return labels
@@ -341,17 +372,18 @@ def _mean_column(mask):
     return count @ np.arange(count.size) / count.sum()
 
 
-def _find_cut(lungs, scale, step):
+def _find_cut(lungs, scale, step, middle):
     """Column of the cheapest cut from front to back of every plane.
 
     A cut pays for the lung that it crosses, the darker the more, so that it runs along
     the bright line where two lungs touch (dynamic programming, row by row).
     """
-    middle, half = round(_mean_column(lungs)), int(CUT_MM / step[2])
-    low = max(middle - half, 0)
-    band = np.s_[:, :, low : middle + half + 1]
-    cost = 0.01 + 10 * lungs[band] * np.maximum(LEVEL - scale[band], 0) ** 2
+    half = int(CUT_MM / step[2])
+    low = max(round(middle) - half, 0)
+    band = np.s_[:, :, low : low + 2 * half + 1]
+    cost = 10 * lungs[band] * np.maximum(LEVEL - scale[band], 0) ** 2
     cost = ndimage.uniform_filter1d(cost, 3, axis=0)
+    cost += 0.01 + 0.02 * ((np.arange(cost.shape[2]) + low - middle) / half) ** 2
     total, moves = cost[:, 0], []
     for row in range(1, cost.shape[1]):
         reach = np.pad(total, ((0, 0), (2, 2)), constant_values=np.inf)
@@ -470,10 +502,22 @@ def describe_findings(labels, airway, leak, shape, box, factor):
             f"the {small} lung has {min(size) / max(size):.0%} of the other's volume: "
             "consolidation, effusion, collapse or resection?"
         )
-    for end, at, name in ((0, 0, "lower"), (-1, -1, "upper")):
-        touches = box[0].start == 0 if end == 0 else box[0].stop * factor[0] >= shape[0]
-        if touches and (labels[at] > 0).sum() > 0.02 * (labels > 0).sum((1, 2)).max():
-            found.append(f"lungs cut by the {name} end of the scan")
+    edges = {
+        "lower end": 0,
+        "upper end": 0,
+        "front": 1,
+        "back": 1,
+        "right": 2,
+        "left": 2,
+    }
+    for n, (name, axis) in enumerate(edges.items()):
+        area = np.count_nonzero(labels, axis=tuple({0, 1, 2} - {axis}))
+        side = box[axis]
+        last = n % 2
+        touches = side.stop * factor[axis] >= shape[axis] if last else side.start == 0
+        if touches and area[-last] > 0.02 * area.max():
+            what = "scan" if axis == 0 else "field of view"
+            found.append(f"lungs cut by the {name} of the {what}")
     if not airway.any():
         found.append("no trachea found: airways may be part of the mask")
     if leak:

@@ -179,6 +179,34 @@ def test_harder_phantoms_keep_both_lungs_and_every_plane(knobs):
     assert np.all(labels.any((1, 2))[area > 300])
 
 
+@pytest.mark.parametrize(
+    ("edge", "cut"),
+    [
+        ("right", np.s_[:, :, 38:]),
+        ("left", np.s_[:, :, :100]),
+        ("front", np.s_[:, 37:]),
+        ("back", np.s_[:, :85]),
+    ],
+)
+def test_a_field_of_view_that_cuts_a_lung_loses_no_more_and_says_so(edge, cut):
+    phantom = make_phantom(**SMALL, touching=True)
+    volume = replace(phantom.volume, array=phantom.volume.array[cut])
+    result, truth = segment_lungs(volume), phantom.truth[cut]
+    assert dice(result.labels == 1, truth == 1) > 0.98
+    assert dice(result.labels == 2, truth == 2) > 0.975
+    assert f"lungs cut by the {edge} of the field of view" in result.findings
+
+
+def test_lobes_that_do_not_meet_stay_on_their_side():
+    phantom = make_phantom(**SMALL, touching=True)
+    array = phantom.volume.array.copy()
+    array[34:37][phantom.truth[34:37] == 1] = 40  # as a thick fissure would
+    labels = segment_lungs(replace(phantom.volume, array=array)).labels
+    lungs = np.isin(phantom.truth, (1, 2))
+    swapped = (labels == 3 - phantom.truth.astype(int)) & lungs
+    assert swapped.sum() < 0.005 * lungs.sum()
+
+
 def test_findings_are_said_in_words():
     volume, _ = body(lungs=((-60, 45),), rng=np.random.default_rng(2))
     result = segment_lungs(volume)
