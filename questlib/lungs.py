@@ -112,7 +112,7 @@ def segment_lungs(volume: Volume) -> LungMask:
 
     Built in notebook 09.
     """
-    if not np.isfinite(volume.array).all():
+    if not all(np.isfinite(plane).all() for plane in volume.array):
         raise ValueError("the scan holds values that are not finite (NaN or infinity)")
     array, spacing, order, flip = orient(volume)
     factor = [max(1, round(GRID_MM / step)) for step in spacing]
@@ -120,7 +120,7 @@ def segment_lungs(volume: Volume) -> LungMask:
     coarse = shrink(array, factor)
     padding = find_padding(coarse)
     if padding.any():
-        padding = ndimage.binary_dilation(padding, np.ones((1, 3, 3)))
+        padding = _dilate(padding, EVERY_WAY[:1])
     air, tissue, clear = find_gray_levels(
         coarse[~padding][:: max(1, coarse.size // 500_000)]
     )
@@ -162,7 +162,8 @@ def find_inside(scale, padding, step):
     inside = below & ~find_outside(below, padding, pure)
     wall = ~below
     if int(WALL_MM / step[1]):  # a coarser grid shows no sheet thin enough
-        wall = ndimage.binary_opening(wall | padding, _disk(WALL_MM, step))
+        disk = _disk(WALL_MM, step)
+        wall = _dilate(_erode(wall | padding, disk), disk)
     sure = inside & ~find_outside(~wall, padding, pure)
     cut = find_cut_by_edge(below & ~inside, pure, step)
     if cut.any():
@@ -177,18 +178,16 @@ def find_inside(scale, padding, step):
 
 def find_cut_by_edge(air, pure, step):
     """Find what the first or last row cuts like a lung: deep, not as dark as air."""
-    edge = np.zeros(air.shape, bool)
-    edge[:, [0, -1]] = air[:, [0, -1]]
-    if not (edge & ~pure).any():
-        return edge
     labels, count = ndimage.label(air, IN_PLANE)
-    cut = np.zeros(count + 1, bool)
-    cut[labels[edge]] = True
-    edge[..., [0, -1]] = air[..., [0, -1]]
-    touching = np.bincount(labels[edge], minlength=count + 1)
-    dark = np.bincount(labels[edge & pure], minlength=count + 1)
-    depth = np.bincount(labels.ravel()) * step[1] / np.maximum(touching, 1)
-    return (cut & (dark <= 0.5 * touching) & (depth > DEPTH_MM))[labels]
+    ends = [np.s_[:, [0, -1]], np.s_[..., [0, -1]]]
+    on = np.concatenate([labels[end].ravel() for end in ends])
+    dark = np.concatenate([pure[end].ravel() for end in ends])
+    touching = np.bincount(on, minlength=count + 1)
+    cut = np.bincount(on, dark, count + 1) <= 0.5 * touching
+    cut &= np.isin(np.arange(count + 1), labels[ends[0]])
+    cut &= np.bincount(labels.ravel()) * step[1] > DEPTH_MM * touching
+    cut[0] = False
+    return cut[labels]
 
 
 def _box(mask, margin):
@@ -203,8 +202,30 @@ def _box(mask, margin):
     )
 
 
+def _dilate(mask, structure, outside=False):
+    """`ndimage.binary_dilation` by shifted copies: the same, several times faster.
+
+    `structure` is symmetrical and without gaps along its rows.
+    """
+    half = [n // 2 for n in structure.shape]
+    padded = np.pad(mask, [(n, n) for n in half], constant_values=outside)
+    out, wide = np.zeros(mask.shape, bool), False
+    planes, rows, columns = mask.shape
+    width = structure.sum(2) // 2
+    for n in range(half[2] + 1):  # rows of the structure that reach n to each side
+        for start in (half[2] - n, half[2] + n):
+            wide = wide | padded[:, :, start : start + columns]
+        for plane, row in np.argwhere((width == n) & structure.any(2)):
+            out |= wide[plane : plane + planes, row : row + rows]
+    return out
+
+
+def _erode(mask, structure, outside=False):
+    return ~_dilate(~mask, structure, not outside)
+
+
 def _grow(mask):
-    return ndimage.binary_dilation(mask, EVERY_WAY)
+    return _dilate(mask, EVERY_WAY)
 
 
 def orient(volume):
@@ -231,21 +252,32 @@ def restore(array, order, flip):
 
 def shrink(array, factor):
     """Mean of blocks of voxels, as float32."""
-    starts = [
-        np.arange(0, size, n) for size, n in zip(array.shape, factor, strict=True)
+    shape = [-(-size // n) for size, n in zip(array.shape, factor, strict=True)]
+    count = [
+        np.minimum(size - np.arange(0, size, n), n)
+        for size, n in zip(array.shape, factor, strict=True)
     ]
-    weight = [np.diff([*s, size]) for s, size in zip(starts, array.shape, strict=True)]
-    weight = np.multiply.outer(weight[1], weight[2]).astype(np.float32)
-    kind = np.int32 if array.dtype.kind in "iu" else np.float64
+    weight = np.multiply.outer(count[1], count[2]).astype(np.float32)
+    coarse = np.empty(shape, np.float32)
 
-    def one(start):
+    def one(at):
+        start = at * factor[0]
         block = array[start : start + factor[0]]
-        total = block.sum(0, dtype=kind)
-        total = np.add.reduceat(np.add.reduceat(total, starts[1], 0), starts[2], 1)
-        return total / (weight * len(block))
+        total = block.sum(0, dtype=np.int32 if array.dtype.kind in "iu" else float)
+        total = _add_blocks(_add_blocks(total, factor[1]).T, factor[2]).T
+        coarse[at] = total / (weight * len(block))
 
     with ThreadPoolExecutor(2) as pool:
-        return np.stack(list(pool.map(one, starts[0]))).astype(np.float32)
+        list(pool.map(one, range(shape[0])))
+    return coarse
+
+
+def _add_blocks(rows, n):
+    total = rows[::n].copy()
+    for k in range(1, n):
+        part = rows[k::n]
+        total[: len(part)] += part
+    return total
 
 
 def _disk(radius, step):
@@ -399,7 +431,7 @@ def _find_cut(lungs, scale, step, middle):
 def close_lungs(labels, step, forbidden):
     """Close each lung over its vessels, nodules and masses, and fill its holes."""
     closed = labels.copy()
-    margin = [int(NODULE_MM / mm) + 2 for mm in step]
+    margin, ball = [int(NODULE_MM / mm) + 2 for mm in step], _ball(VESSEL_MM, step)
     inner = tuple(slice(n, -n) for n in margin)
 
     def one(side):
@@ -407,7 +439,7 @@ def close_lungs(labels, step, forbidden):
         if box is None:
             return None
         lung = np.pad(labels[box] == side, [(n, n) for n in margin], mode="edge")
-        lung |= ndimage.binary_closing(lung, _ball(VESSEL_MM, step))
+        lung |= _erode(_dilate(lung, ball), ball)
         lung |= find_wrapped(find_holes(lung, step) & ~lung, lung, step)
         lung |= find_wrapped(_close_wide(lung, step) & ~lung, lung, step)
         return box, side, lung[inner]
@@ -443,7 +475,8 @@ def find_holes(lung, step):
 
 def find_wrapped(pockets, lung, step):
     """Keep the pockets which the lung wraps: nodules do, the mediastinum is open."""
-    core, count = ndimage.label(ndimage.binary_opening(pockets, _disk(CORE_MM, step)))
+    disk = _disk(CORE_MM, step)
+    core, count = ndimage.label(_dilate(_erode(pockets, disk), disk))
     core, solid = np.pad(core, 1), np.pad(lung, 1).ravel()
     flat = core.ravel()
     at = np.flatnonzero(flat)
@@ -457,14 +490,14 @@ def find_wrapped(pockets, lung, step):
             inner += np.bincount(own, face * solid[other], count + 1)
     size = np.bincount(own, minlength=count + 1) * np.prod(step) / 1000
     keep = (inner > WRAPPED * total) & (size < LARGEST_ML)
-    return ndimage.binary_dilation(keep[core[1:-1, 1:-1, 1:-1]], CROSS) & ~lung
+    return _dilate(keep[core[1:-1, 1:-1, 1:-1]], CROSS) & ~lung
 
 
 def refine(array, found, box, factor, level):
     """Settle the boundary of the coarse labels on the voxels of the scan."""
     labels, airway, below = found
-    near = np.where(labels, labels, ndimage.grey_dilation(labels, footprint=EVERY_WAY))
-    core = ndimage.binary_erosion(labels > 0, EVERY_WAY, border_value=1)
+    near = np.where(labels, labels, ndimage.maximum_filter(labels, 3))
+    core = _erode(labels > 0, EVERY_WAY, outside=True)
     fill = core | ((labels > 0) & ~below)
     tube = _grow(airway) & (labels == 0)
     full, tubes = np.zeros(array.shape, np.uint8), np.zeros(array.shape, bool)
@@ -537,14 +570,10 @@ def _finish(volume, labels=None, airway=None, findings=()):
     if labels is None:
         labels = np.zeros(volume.shape, np.uint8)
         airway = np.zeros(volume.shape, bool)
-    count = [np.count_nonzero(part) for part in (labels == 1, labels == 2, airway)]
+    count = sum(np.bincount(plane.ravel(), minlength=3) for plane in labels)
+    count = [*count[1:], np.count_nonzero(airway)]
     voxel_ml = np.prod(volume.spacing) / 1000
-    volumes = dict(
-        zip(
-            ("right", "left", "airway"),
-            (float(n * voxel_ml) for n in count),
-            strict=True,
-        )
-    )
+    volumes = [float(n * voxel_ml) for n in count]
+    volumes_ml = dict(zip(("right", "left", "airway"), volumes, strict=True))
     geometry = volume.spacing, volume.origin, volume.direction
-    return LungMask(labels, airway, volumes, list(findings), *geometry)
+    return LungMask(labels, airway, volumes_ml, list(findings), *geometry)
