@@ -364,7 +364,8 @@ with LocalCluster(**local) as cluster, Client(cluster) as client:
 
 # %% [markdown]
 # A worker that dies takes nothing along: its scan is given to another, which writes the
-# same region again. Is the store the same?
+# same region again. Without Python it is `questlib cohort FOLDER --out DIR --workers 2`.
+# Is the store the same?
 
 # %%
 assert np.array_equal(again.image[:], cohort.image[:])
@@ -372,12 +373,15 @@ assert np.array_equal(again.mask[:], cohort.mask[:])
 print("equal:", again.image.shape)
 
 # %% [markdown]
-# What would more cost? Compute it, with the assumptions in view: 6 seconds a scan and
-# worker (160 planes of 512 x 512; your manifest has your seconds), voxels of 1 mm in the
-# same box, and half of the bytes left after compression.
+# What would more cost? Compute it, with the assumptions in view. Our
+# `benchmarks/cohort.py --full` measured 3.3 seconds of one core for a phantom of 160
+# planes of 512 x 512. Double that, for reading and unpacking files over a network (the
+# column `seconds` of your manifest has yours). Voxels of 1 mm in the same box, and half
+# of the bytes left after compression.
 
 # %%
-seconds, megabytes = 6, 320 * 320 * 400 * (2 + 1) / 2 / 1e6
+seconds = 3.3 * 2
+megabytes = 320 * 320 * 400 * (2 + 1) / 2 / 1e6
 for count, workers in ((10, 2), (1_000, 8), (194_327, 200)):
     hours = count * seconds / workers / 3600
     terabytes = count * megabytes / 1e6
