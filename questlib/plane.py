@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import ndimage
-from skimage import morphology
 
 RULES_2017 = {
     "height": 0.9,  # a region is lower than this fraction of the rows,
@@ -21,10 +20,11 @@ RULES_MENDED = {
     "wall_mm": 2.5,  # what is thinner is no body wall, but a table or a blanket
     "closing_mm": 4.0,  # radius of the disk that closes over vessels
     "hole_mm2": 1500.0,  # a hole up to this area is a vessel, nodule or mass
-    "lung_mm2": 150.0,  # a smaller region is no lung
+    "lung_mm2": 100.0,  # a smaller region is no lung
     "airway_mm2": 900.0,  # a round central region up to this area is an airway
 }
 
+BUBBLE_MM2 = 4000.0  # gas in the stomach or the bowel is smaller
 IN_PLANE = np.zeros((3, 3, 3), bool)  # neighbors within the same plane
 IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
@@ -234,16 +234,17 @@ def mask_plane(
     """
     hu, rules = _check_plane(hu), _merge(RULES_MENDED, rules)
     padding = find_padding(hu[None])[0]
-    air, tissue, clear = find_gray_levels(hu[~padding])
+    thin = np.s_[:: 1 + hu.shape[0] // 200, :: 1 + hu.shape[1] // 200]
+    air, tissue, clear = find_gray_levels(hu[thin][~padding[thin]])
     scale = (hu - air) / max(tissue - air, 1e-6)  # air 0, soft tissue 1
-    below = (scale < rules["level"]) & ~padding & clear
+    below = (scale < rules["level"]) & ~padding
+    below &= clear or _apart(scale[thin][~padding[thin]], rules["level"])
     pure = scale < rules["pure"]
-    outside = find_outside(below[None], padding[None], pure[None])[0]
+    outside = _find_around(below, padding, pure)
     cleaned = below & ~outside
-    wall = morphology.isotropic_opening(
-        ~below | padding, rules["wall_mm"], spacing=spacing
-    )
-    beyond = find_outside(~wall[None], padding[None], pure[None])[0]
+    shell = _shrink(~below | padding, rules["wall_mm"], spacing)
+    wall = _grow(shell, rules["wall_mm"], spacing)
+    beyond = _find_around(~wall, padding, pure)
     labels, _ = ndimage.label(cleaned)
     regions = _judge_regions(labels, scale, beyond, outside & ~padding, spacing, rules)
     mask = np.zeros(hu.shape, bool)
@@ -353,7 +354,11 @@ def find_outside(air: np.ndarray, padding: np.ndarray, pure: np.ndarray) -> np.n
     Built in notebook 08.
     """
     labels, count = ndimage.label(air & ~padding, IN_PLANE)
-    edge = _frame(padding) | ndimage.binary_dilation(padding, IN_PLANE)
+    edge = _frame(padding) | padding
+    edge[:, 1:] |= padding[:, :-1]
+    edge[:, :-1] |= padding[:, 1:]
+    edge[..., 1:] |= padding[..., :-1]
+    edge[..., :-1] |= padding[..., 1:]
     touching = np.bincount(labels[edge], minlength=count + 1)
     dark = np.bincount(labels[edge & pure], minlength=count + 1)
     outside = dark > 0.5 * touching
@@ -410,66 +415,117 @@ def _describe(labels, label, box, spacing, reason, missed=0.0):
 
 def _judge_regions(labels, scale, beyond, outside, spacing, rules):
     """Say for every region of the mended method whether it is lung, and why not."""
-    boxes = ndimage.find_objects(labels)
-    inside = np.flatnonzero((~beyond).any(0))
-    middle, width = (inside[0] + inside[-1]) / 2, inside[-1] - inside[0] + 1
+    body = np.flatnonzero((~beyond).any(0))
     regions, dark = [], []
-    for label, box in enumerate(boxes, 1):
-        own = labels[box] == label
-        dark.append(float(np.percentile(scale[box][own], 25)))
-        region = _describe(labels, label, box, spacing, "")
-        off = abs((region.left + region.right - 1) / 2 - middle) / width
-        slim = min(region.height_mm, region.width_mm)
-        slim /= max(region.height_mm, region.width_mm)
-        fill = region.area_mm2 / (region.height_mm * region.width_mm)
-        reason = ""
-        if region.area_mm2 < rules["lung_mm2"]:
-            reason = "smaller than a lung"
-        elif beyond[box][own].mean() > 0.5:
-            reason = "air outside the body"
-        elif (
-            region.area_mm2 < rules["airway_mm2"]
-            and off < 0.12
-            and slim > 0.5
-            and fill > 0.6
-            and dark[-1] < 0.2
-        ):
-            reason = "an airway: round, central, dark"
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        region, quartiles = _describe(labels, label, box, spacing, ""), (1.0, 1.0)
+        reason = "smaller than a lung"
+        if region.area_mm2 >= rules["lung_mm2"]:
+            own = labels[box] == label
+            quartiles = np.percentile(scale[box][own], [25, 50])
+            reason = "air outside the body" if beyond[box][own].mean() > 0.5 else ""
+            if not reason and quartiles[0] < 0.2 and _is_airway(region, body, rules):
+                reason = "an airway: round, central, dark"
+        dark.append(quartiles)
         regions.append(region._replace(kept=not reason, reason=reason or "kept"))
     if outside.mean() < 0.01:  # no outside air to compare with
         return regions
-    lung = [
-        r.area_mm2
-        for r, d in zip(regions, dark, strict=True)
-        if d >= rules["pure"] and r.kept
+    return _drop_gas(regions, dark, rules["pure"])
+
+
+def _is_airway(region, body, rules):
+    """Whether a region is small, round and near the middle of the body's columns."""
+    middle = (region.left + region.right - 1 - body[0] - body[-1]) / 2
+    short, long = sorted((region.height_mm, region.width_mm))
+    return (
+        region.area_mm2 < rules["airway_mm2"]
+        and abs(middle) < 0.12 * (body[-1] - body[0] + 1)
+        and short > 0.5 * long
+        and region.area_mm2 > 0.6 * short * long
+    )
+
+
+def _drop_gas(regions, dark, pure):
+    """Drop regions as dark as outside air; the largest that is not is surely lung.
+
+    A bubble in the stomach may exceed a lung that just begins: then it is the middle
+    value that tells them apart.
+    """
+    kept = [
+        (r.area_mm2, mid) for r, (_, mid) in zip(regions, dark, strict=True) if r.kept
     ]
-    large = max(max(lung, default=0.0) / 4, 0.0 if lung else 4000.0)
-    for i, region in enumerate(regions):
-        if region.kept and dark[i] < rules["pure"] and region.area_mm2 < large:
+    lungs = [row for row in kept if row[1] >= pure]
+    lung, typical = max(lungs, default=(4 * BUBBLE_MM2, 0.0))
+    for i, (region, (low, mid)) in enumerate(zip(regions, dark, strict=True)):
+        gas = region.area_mm2 < lung / 4 and low < pure
+        gas |= region.area_mm2 < BUBBLE_MM2 and mid < min(pure, typical / 2)
+        if region.kept and gas:
             regions[i] = region._replace(
                 kept=False, reason="gas: as dark as outside air"
             )
     return regions
 
 
+def _find_around(air, padding, pure):
+    """`find_outside` for a plane whose first and last rows may be padding.
+
+    Where no air lies above or below the body, none is in view: then nothing is pure.
+    """
+    rows = np.flatnonzero(~padding.all(1))
+    cap = len(rows) // 20 if padding.any() else 0  # a circle is narrow there
+    seen = slice(rows[0] + cap, rows[-1] + 1 - cap)
+    outside = air | padding
+    above_below = (air & ~padding)[seen][[0, -1]]
+    planes = air[None, seen], padding[None, seen], pure[None, seen] & above_below.any()
+    outside[seen] = find_outside(*planes)[0]
+    return outside
+
+
 def _close_region(region, spacing, rules):
     """Close one lung over its vessels and fill its holes up to the given area."""
-    margin = [int(rules["closing_mm"] / step) + 2 for step in spacing]
+    (box,) = ndimage.find_objects(region.view(np.uint8))
+    reach = [int(rules["closing_mm"] / step) + 2 for step in spacing]
     box = tuple(
         slice(max(side.start - size, 0), side.stop + size)
-        for side, size in zip(
-            ndimage.find_objects(region.view(np.uint8))[0], margin, strict=True
-        )
+        for side, size in zip(box, reach, strict=True)
     )
-    closed = morphology.isotropic_closing(
-        region[box], rules["closing_mm"], spacing=spacing
-    )
-    holes, _ = ndimage.label(ndimage.binary_fill_holes(closed) & ~closed)
+    grown = _grow(region[box], rules["closing_mm"], spacing)
+    closed = _shrink(grown, rules["closing_mm"], spacing)
+    holes, _ = ndimage.label(~closed)
     small = np.bincount(holes.ravel()) * spacing[0] * spacing[1] <= rules["hole_mm2"]
-    small[0] = False
+    small[holes[_frame(holes)]] = False  # what reaches the frame is no hole
+    small[0] = True
     out = np.zeros(region.shape, bool)
-    out[box] = closed | small[holes]
+    out[box] = small[holes]
     return out
+
+
+def _apart(scale, level):
+    """Whether two clusters are apart, even when one of them is small."""
+    dark, bright = scale[scale < level], scale[scale >= level]
+    if min(dark.size, bright.size) < 2:
+        return False
+    return bright.mean() - dark.mean() > 2 * (bright.std() + dark.std())
+
+
+def _grow(mask, radius, spacing):
+    """Dilate with a disk in mm: its rows are segments, widened step by step."""
+    rows, columns = mask.shape
+    out, wide, half = mask.copy(), mask.copy(), 0
+    for row in range(int(radius / spacing[0]), -1, -1):
+        reach = np.sqrt(radius**2 - (row * spacing[0]) ** 2) / spacing[1]
+        while half < min(int(reach), columns - 1):
+            half += 1
+            wide[:, half:] |= mask[:, :-half]
+            wide[:, :-half] |= mask[:, half:]
+        out[row:] |= wide[: max(rows - row, 0)]
+        out[: max(rows - row, 0)] |= wide[row:]
+    return out
+
+
+def _shrink(mask, radius, spacing):
+    """Erode with a disk in mm; the edge of the plane does not eat."""
+    return ~_grow(~mask, radius, spacing)
 
 
 def _finish(hu, below, cleaned, labels, mask, regions):
