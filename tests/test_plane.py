@@ -84,6 +84,12 @@ def test_a_stomach_bubble_larger_than_the_lung_is_still_gas():
     assert np.array_equal(mask_plane(hu).mask, lung)
 
 
+def test_a_small_bubble_with_a_blurred_border_is_gas():
+    bubble = disk(205, 128, 10, 10)
+    hu = chest((bubble, -900), (disk(205, 128, 6.5, 6.5), -998))
+    assert np.array_equal(mask_plane(hu, rules={"airway_mm2": 0}).mask, RIGHT | LEFT)
+
+
 def test_two_dark_lungs_with_emphysema_stay():
     hu = np.where(RIGHT | LEFT, -960, chest())
     assert np.array_equal(mask_plane(hu).mask, RIGHT | LEFT)
@@ -129,7 +135,8 @@ def test_padding_of_any_value_around_the_circle_is_not_looked_at(value, radius):
 
 def test_air_below_the_table_ends_at_padding_and_is_no_lung():
     hu = chest()
-    hu[ROW > 225] = -900  # foam, lighter than nothing, down to the padding
+    hu[ROW > 225] = -900  # foam between the padding left and right
+    hu[ROW > 245] = TISSUE  # the shell of the table
     hu = np.where(disk(127.5, 127.5, 126, 126), hu, -2000)
     assert np.array_equal(mask_plane(hu).mask, RIGHT | LEFT)
 
