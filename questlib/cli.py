@@ -84,7 +84,8 @@ def _cohort(options):
         name = _plain(Path(folders[row["key"]]).name)
         print(f"refused {name} ({row['key']}): {_plain(row['error'])}")
     done = len(rows) - len(refused)
-    print(f"{len(rows)} scans: {done} done, {len(refused)} refused (see manifest.csv)")
+    scans = "1 scan" if len(rows) == 1 else f"{len(rows)} scans"
+    print(f"{scans}: {done} done, {len(refused)} refused (see manifest.csv)")
     return int(done == 0)
 
 
@@ -255,6 +256,10 @@ def _parser():
     )
     cohort = add(
         _cohort, "cohort", "bring a folder of scans to one shape, in one store"
+    )
+    cohort.epilog = (
+        "A scan's key in manifest.csv: s and the first 12 hex digits of the sha256 of "
+        "its folder's full path."
     )
     cohort.add_argument(
         "root", type=Path, metavar="ROOT", help="each of its folders is one scan"

@@ -224,11 +224,11 @@ def test_cohort_takes_each_folder_and_says_which_were_refused(root, tmp_path, ca
 def test_cohort_of_one_scan_of_none_and_of_two_in_one_folder(small, tmp_path, capsys):
     out, alone = tmp_path / "out", tmp_path / "alone"
     assert main(["cohort", str(small / "a"), "--out", str(out), *GRID]) == 0
-    assert "1 scans: 1 done, 0 refused" in capsys.readouterr().out
+    assert "1 scan: 1 done, 0 refused" in capsys.readouterr().out
 
     (alone / "empty").mkdir(parents=True)
     assert main(["cohort", str(alone), "--out", str(tmp_path / "none"), *GRID]) == 1
-    assert "1 scans: 0 done, 1 refused" in capsys.readouterr().out
+    assert "1 scan: 0 done, 1 refused" in capsys.readouterr().out
 
     two = tmp_path / "two"
     shutil.copytree(small / "a", two)

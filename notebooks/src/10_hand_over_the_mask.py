@@ -19,7 +19,7 @@
 # | a mask of both lungs | [09](09_mask_the_lungs.ipynb) | necessary |
 # | grids and origins | [04](04_resample_to_millimetres.ipynb) | necessary |
 #
-# **Time** 25 minutes · **memory** 650 MB · **download** none · **data and licence**
+# **Time** 25 minutes · **memory** 670 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
 # ![Lungs and airway in three planes, read back from a DICOM SEG](images/10_hand_over_the_mask.png)
