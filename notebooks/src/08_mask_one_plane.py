@@ -9,7 +9,7 @@
 #
 # - Split a histogram in two without chance
 # - Clean a mask with erosion and dilation
-# - Read the verdict of every region in millimeters
+# - Read the verdict of every region in millimetres
 # - Measure a mask against truth
 # - Replace a rule about places by one about anatomy
 #
@@ -248,7 +248,7 @@ print(f"{np.count_nonzero(dark)} dark voxels, {np.count_nonzero(inside)} inside"
 # %% [markdown]
 # Vessels are still missing. A **closing** (grow, then shrink by the same) with a disk
 # bridges them, and filling holes does the rest. An odd disk has a center: nothing
-# shifts, and its radius is in millimeters.
+# shifts, and its radius is in millimetres.
 
 # %%
 closed = morphology.isotropic_closing(inside, 4, spacing=spacing)
@@ -325,7 +325,7 @@ questlib.explore_mask(volume)
 # - Two clusters of one variable need no iteration: the best cut of a histogram is exact.
 # - The method of 2017 grows the lungs, because it dilates more than it erodes.
 # - Its box rules are about the table, and lose planes when the patient lies lower.
-# - Border-connected air, disks in millimeters and limited hole filling mend it.
+# - Border-connected air, disks in millimetres and limited hole filling mend it.
 # - Every region deserves a verdict; without one you can only guess at numbers.
 
 # %% [markdown]
