@@ -38,13 +38,24 @@ HILUM = 0.55  # an airway with so much lung around it belongs to the lung
 VESSEL_MM = 5.0  # radius of the ball that closes over vessels at the hilum
 NODULE_MM = 16.0  # radius of the ball that finds nodules and masses
 WRAPPED = 0.75  # they have so much of their surface in the lung,
-HOLE_MM2 = 2000.0
+HOLE_MM2 = 2000.0  # a hole of one plane that is filled at most
 LARGEST_ML = 50.0  # and are no larger
-CORE_MM = 2.0
-CUT_MM = 60.0
-CROSSING = 0.05
-WALL_MM = 3.0
-DEPTH_MM = 40.0
+CORE_MM = 2.0  # radius of the disk that a pocket holds
+CUT_MM = 60.0  # how far from the middle the two lungs may meet
+CROSSING = 0.05  # so little of a part beyond the cut does not divide it
+WALL_MM = 3.0  # a wall without a disk of this radius is a blanket, not a body
+DEPTH_MM = 40.0  # a lung that the first or last row cuts is deeper
+SOLID = 0.6  # what the mask leaves out is brighter,
+MARGIN_MM = 8.0  # lies so deep in the other lung's mirror image,
+MIDDLE_MM = 30.0  # so far from the mirror,
+REGION_MM = 6.0  # is as thick as a disk of this radius,
+DEEP_MM = 30.0  # has so much mirrored lung below it when it has no own lung there,
+REPORT_ML = 15.0  # and is larger
+EDGES = (
+    ("lower end of the scan", "upper end of the scan"),
+    ("front of the field of view", "back of the field of view"),
+    ("right of the field of view", "left of the field of view"),
+)
 CROSS = ndimage.generate_binary_structure(3, 1)
 EVERY_WAY = np.ones((3, 3, 3), bool)
 
@@ -94,7 +105,8 @@ def segment_lungs(volume: Volume) -> LungMask:
     stops where it leaks; regions as dark as room air are gas; touching lungs are cut
     along the brightest path from front to back; pockets that a lung wraps (vessels,
     nodules, masses up to 50 mL) are kept. The boundary is settled on the voxels of the
-    scan. Solid lung that lies open to the chest wall or mediastinum is left out.
+    scan. Solid lung that lies open to the chest wall or mediastinum is left out;
+    a finding says so where the mirror image of the other lung shows it.
 
     References
     ----------
@@ -121,21 +133,9 @@ def segment_lungs(volume: Volume) -> LungMask:
     padding = find_padding(coarse)
     if padding.any():
         padding = _dilate(padding, EVERY_WAY[:1])
-    air, tissue, clear = find_gray_levels(
-        coarse[~padding][:: max(1, coarse.size // 500_000)]
-    )
-    if -950 < air < -600 and -100 < tissue < 150:
-        air = -1000.0  # the field of view holds no air but that of the lungs
-    if not clear:
-        return _finish(volume, findings=["no lungs in this scan: no air beside tissue"])
-    findings = []
-    if padding.any():
-        findings.append("padding: voxels outside the field of view hold no HU")
-    if not (-1100 < air < -850 and -200 < tissue < 150):
-        findings.append(
-            f"uncalibrated values: air is {air:.0f} and soft tissue {tissue:.0f}, "
-            "not -1000 and 0 to 60 HU"
-        )
+    air, tissue, findings = measure_levels(coarse, padding)
+    if air is None:
+        return _finish(volume, findings=findings)
     scale = (coarse - np.float32(air)) / np.float32(tissue - air)
     inside, below = find_inside(scale, padding, step)
     box = _box(inside, 2)
@@ -151,8 +151,28 @@ def segment_lungs(volume: Volume) -> LungMask:
     labels = close_lungs(labels, step, inside & ~lungs)
     level = air + LEVEL * (tissue - air)
     full = refine(array, (labels, airway, below), box, factor, level)
-    findings += describe_findings(labels, airway, leak, array.shape, box, factor)
+    findings += describe_findings(labels, airway, leak)
+    findings += describe_left_out(labels, scale, step)
     return _finish(volume, *(restore(part, order, flip) for part in full), findings)
+
+
+def measure_levels(coarse, padding):
+    """Measure air and soft tissue; `air` is None where a scan does not show both."""
+    every = max(1, coarse.size // 500_000)
+    air, tissue, clear = find_gray_levels(coarse[~padding][::every])
+    if not clear:
+        return None, tissue, ["no lungs in this scan: no air beside tissue"]
+    if -950 < air < -600 and -100 < tissue < 150:
+        air = -1000.0  # the field of view holds no air but that of the lungs
+    findings = []
+    if padding.any():
+        findings.append("padding: voxels outside the field of view hold no HU")
+    if not (-1100 < air < -850 and -200 < tissue < 150):
+        findings.append(
+            f"uncalibrated values: air is {air:.0f} and soft tissue {tissue:.0f}, "
+            "not -1000 and 0 to 60 HU"
+        )
+    return air, tissue, findings
 
 
 def find_inside(scale, padding, step):
@@ -522,7 +542,7 @@ def refine(array, found, box, factor, level):
     return full, tubes
 
 
-def describe_findings(labels, airway, leak, shape, box, factor):
+def describe_findings(labels, airway, leak):
     """Say in words what a reader should look at."""
     found = []
     size = np.bincount(labels.ravel(), minlength=3)[1:]
@@ -535,26 +555,65 @@ def describe_findings(labels, airway, leak, shape, box, factor):
             f"the {small} lung has {min(size) / max(size):.0%} of the other's volume: "
             "consolidation, effusion, collapse or resection?"
         )
-    edges = {
-        "lower end": 0,
-        "upper end": 0,
-        "front": 1,
-        "back": 1,
-        "right": 2,
-        "left": 2,
-    }
-    for n, (name, axis) in enumerate(edges.items()):
+    for axis, ends in enumerate(EDGES):
         area = np.count_nonzero(labels, axis=tuple({0, 1, 2} - {axis}))
-        side = box[axis]
-        last = n % 2
-        touches = side.stop * factor[axis] >= shape[axis] if last else side.start == 0
-        if touches and area[-last] > 0.02 * area.max():
-            what = "scan" if axis == 0 else "field of view"
-            found.append(f"lungs cut by the {name} of the {what}")
+        for name, count in zip(ends, area[[0, -1]], strict=True):
+            if count > 0.02 * area.max():  # the box ends there only where the scan does
+                found.append(f"lungs cut by the {name}")
     if not airway.any():
         found.append("no trachea found: airways may be part of the mask")
     if leak:
         found.append("airway leak stopped: the airway is cut short")
+    return found
+
+
+def describe_left_out(labels, scale, step):
+    """Say which lung seems to miss a solid part."""
+    return [
+        f"a solid region of {volume_ml:.0f} mL or more beside the {part} part of the "
+        f"{side} lung is not in the mask: mass, consolidation or effusion?"
+        for side, volume_ml, part in find_left_out(labels, scale, step)
+    ]
+
+
+def find_left_out(labels, scale, step):
+    """Find solid regions where the mirror image of the other lung has lung.
+
+    Left out of the search: the margin, what lies near the middle or has neither own
+    lung nor deep mirrored lung below it (the liver), and the heart's side in front.
+    Returns rows of (name, volume in mL, part of the lung).
+    """
+    column, row = np.arange(labels.shape[2]), (labels > 0).sum((0, 2))
+    back = np.arange(len(row)) > row @ np.arange(len(row)) / row.sum()
+    right, left = (labels == RIGHT).any(1), (labels == LEFT).any(1)
+    both = right.any(1) & left.any(1)
+    if not both.any() or labels[..., [0, -1]].any():  # a cut lung is no mirror image
+        return []
+    ends = right[both].argmax(1) + labels.shape[2] - 1 - left[both, ::-1].argmax(1)
+    axis = round(np.median(ends))  # twice the column of the mirror
+    there = axis - column
+    seen = (there >= 0) & (there < len(column))
+    seen &= np.abs(column - axis / 2) * step[2] > MIDDLE_MM
+    found, deep, disk = [], max(1, int(DEEP_MM / step[0])), _disk(REGION_MM, step)
+    for side, name in ((RIGHT, "right"), (LEFT, "left")):
+        mirror = np.zeros(labels.shape, bool)
+        mirror[..., seen] = labels[..., there[seen]] == 3 - side
+        mirror = _erode(mirror, _disk(MARGIN_MM, step))
+        below = np.maximum.accumulate(labels == side, axis=0)
+        below[deep:] |= mirror[:-deep]
+        region = mirror & below & (labels == 0) & (scale > SOLID)
+        if side == LEFT:
+            region[:, ~back] = False
+        region, count = ndimage.label(_dilate(_erode(region, disk), disk))
+        if not count:
+            continue
+        size = np.bincount(region.ravel())[1:] * np.prod(step) / 1000
+        if size.max() > REPORT_ML:
+            height = np.nonzero(region == size.argmax() + 1)[0].mean()
+            lung = np.flatnonzero((labels == side).any((1, 2)))
+            third = int(3 * (height - lung[0]) / len(lung))
+            part = ("lower", "middle", "upper")[min(max(third, 0), 2)]
+            found.append((name, float(size.max()), part))
     return found
 
 

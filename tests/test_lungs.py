@@ -1,5 +1,6 @@
 """The lung masks against answers known by arithmetic, and against scikit-image."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -194,7 +195,7 @@ def test_a_field_of_view_that_cuts_a_lung_loses_no_more_and_says_so(edge, cut):
     result, truth = segment_lungs(volume), phantom.truth[cut]
     assert dice(result.labels == 1, truth == 1) > 0.98
     assert dice(result.labels == 2, truth == 2) > 0.975
-    assert f"lungs cut by the {edge} of the field of view" in result.findings
+    assert result.findings == [f"lungs cut by the {edge} of the field of view"]
 
 
 def test_lobes_that_do_not_meet_stay_on_their_side():
@@ -215,6 +216,21 @@ def test_findings_are_said_in_words():
     findings = segment_lungs(cut).findings
     assert "lungs cut by the upper end of the scan" in findings
     assert "lungs cut by the lower end of the scan" in findings
+
+
+@pytest.mark.parametrize(
+    "knobs",
+    [{"nodules": ((45, "pleura"),)}, {"consolidation": 60}],
+    ids=["mass", "consolidation"],
+)
+def test_a_solid_part_left_out_is_reported(knobs):
+    phantom = make_phantom(**SMALL, **knobs)
+    result = segment_lungs(phantom.volume)
+    (finding,) = result.findings
+    volume_ml = int(re.match(r"a solid region of (\d+) mL or more", finding)[1])
+    out = (phantom.truth == 1) & (result.labels == 0)
+    assert 15 < volume_ml < 1.1 * out.sum() * np.prod(SMALL["spacing"]) / 1000
+    assert "part of the right lung is not in the mask" in finding
 
 
 @pytest.mark.parametrize("kind", ["noise", "air", "water", "one voxel", "gas"])

@@ -326,7 +326,9 @@ volume = questlib.load_series(questlib.choose_scan())
 print(f"{volume.shape[0]} planes")
 
 # %% [markdown]
-# It takes a second or two, and needs no number from you.
+# It takes a second or two, and needs no number from you. One finding needs an idea: a
+# solid region cannot be told from chest wall by its HU, but the *other* lung can tell.
+# Mirror it; where the mirror image has lung and this side has solid tissue, ask why.
 
 # %%
 mask = segment_lungs(volume)
@@ -359,7 +361,8 @@ plt.show()
 # In this patient the left lung is the smaller one, by more than the heart explains. A
 # large mass lies against the posterior pleura of the left upper chest. The mask leaves
 # most of it **out**: it is solid, open to the chest wall, and larger than what a nodule
-# may be. Look for the dent in the left lung, in the upper planes.
+# may be. Look for the dent in the left lung, in the upper planes: it is the solid region
+# that the findings name. Its 54 mL are a lower bound.
 
 # %% [markdown]
 # A scan without lungs must not get any. Take the lowest planes of the phantom, below the
@@ -390,8 +393,9 @@ print(np.count_nonzero(empty.labels), "voxels;", empty.findings)
 # ## In practice
 #
 # What fails: a large mass, consolidation or effusion on the pleura is left out, because
-# by its HU it is no different from chest wall. A large difference of the two volumes is
-# reported; a smaller one you must see yourself. Small bronchi inside the lungs stay in.
+# by its HU it is no different from chest wall. The mirror image of the other lung finds
+# it from about 20 mL, but not when both lungs are ill, not next to the heart, and not
+# in a lung that the field of view cuts. Small bronchi inside the lungs stay in.
 # On planes of 8 mm a nodule at the dome may be cut. Motion, metal and lungs at the edge
 # of the field of view need your eyes. Hospital software uses trained networks for such
 # cases, and people check them. Education and research, not for diagnosis.
@@ -419,17 +423,20 @@ print(np.count_nonzero(empty.labels), "voxels;", empty.findings)
 # %% [markdown]
 # ## Solutions
 #
-# 1. Solid lung is not air: it is left out, and Dice falls with the share it takes.
+# 1. Solid lung is not air: it is left out, and Dice falls with the share it takes. The
+#    findings name it, and a second one on the left: the central mass, which is lost on
+#    voxels as large as these.
 
 # %%
 solid = questlib.make_phantom(**grid, consolidation=60)
 found = segment_lungs(solid.volume)
 missing = solid.parts["consolidation"] & (found.labels == 0)
 print(f"{missing.sum() * np.prod(grid['spacing']) / 1000:.0f} mL left out")
+print(*found.findings)
 
 # %% [markdown]
 # 2. No: the threshold lies between the air and the tissue of the scan, and the findings
-#    say that the values are not calibrated.
+#    say that the values are not calibrated. They name the lost mass as before.
 
 # %%
 shifted = replace(fine.volume, array=fine.volume.array + 200)
