@@ -162,7 +162,7 @@ def measure_levels(coarse, padding):
     air, tissue, clear = find_gray_levels(coarse[~padding][::every])
     if not clear:
         return None, tissue, ["no lungs in this scan: no air beside tissue"]
-    if -950 < air < -600 and -100 < tissue < 150:
+    if -950 < air < -600 and 0 < tissue < 100:
         air = -1000.0  # the field of view holds no air but that of the lungs
     findings = []
     if padding.any():
