@@ -254,6 +254,15 @@ def _parser():
         action="store_true",
         help="lungs.seg.dcm keeps the patient's name and ID (default: removed)",
     )
+    _add_cohort(add)
+    phantom = add(_phantom, "phantom", "compute a chest with known truth as DICOM")
+    phantom.add_argument("folder", type=Path, metavar="DIR")
+    phantom.add_argument("--seed", type=int, default=0, metavar="N")
+    add(_fetch, "fetch", "download the tutorial's patient once")
+    return parser
+
+
+def _add_cohort(add):
     cohort = add(
         _cohort, "cohort", "bring a folder of scans to one shape, in one store"
     )
@@ -284,11 +293,6 @@ def _parser():
         metavar=("P", "R", "C"),
         help="planes, rows, columns; default: 320 x 320 x 400 mm",
     )
-    phantom = add(_phantom, "phantom", "compute a chest with known truth as DICOM")
-    phantom.add_argument("folder", type=Path, metavar="DIR")
-    phantom.add_argument("--seed", type=int, default=0, metavar="N")
-    add(_fetch, "fetch", "download the tutorial's patient once")
-    return parser
 
 
 def main(arguments=None):

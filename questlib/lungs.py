@@ -307,39 +307,41 @@ def _disk(radius, step):
     return ((row / size[0]) ** 2 + (column / size[1]) ** 2 <= 1.01)[None]
 
 
-def grow_airway(inside, scale, step):
-    """Follow the trachea from above, plane by plane, until it enters the lungs."""
-    area = step[1] * step[2]
+def find_trachea(inside, scale, step):
+    """Find the longest round, dark tube near the middle; None where there is none."""
     labels, count = ndimage.label(inside & (scale < 0.35), IN_PLANE)
-    airway = np.zeros(inside.shape, bool)
     if count == 0:
-        return airway, False
-    size = np.bincount(labels.ravel()) * area
+        return None
+    size = np.bincount(labels.ravel()) * step[1] * step[2]
     boxes = ndimage.find_objects(labels)
     tall = np.array([0.0] + [(b[1].stop - b[1].start) * step[1] for b in boxes])
     wide = np.array([1.0] + [(b[2].stop - b[2].start) * step[2] for b in boxes])
     round_ = (tall / wide > 0.45) & (wide / np.maximum(tall, 1e-6) > 0.45)
     good = (size > 40) & (size < 700) & round_ & (size > 0.5 * tall * wide)
     good[0] = False
-    tubes, count = ndimage.label(good[labels], EVERY_WAY)
-    if count == 0:
-        return airway, False
+    tubes, _ = ndimage.label(good[labels], EVERY_WAY)
     body = np.flatnonzero(inside.any((0, 1)))
     middle, width = (body[0] + body[-1]) / 2, body[-1] - body[0] + 1
     best, score = 0, 0.0
     for tube, box in enumerate(ndimage.find_objects(tubes), 1):
         length = (box[0].stop - box[0].start) * step[0]
         center = np.mean(np.nonzero(tubes[box] == tube)[2]) + box[2].start
-        off = abs(center - middle) / width
-        value = length * (off < 0.25)
-        if value > score:
-            best, score = tube, value
-    if score < min(20.0, 0.5 * len(inside) * step[0]):
+        if length > score and abs(center - middle) / width < 0.25:
+            best, score = tube, length
+    if score < min(20.0, 0.5 * len(inside) * step[0]) or not best:
+        return None
+    return tubes == best
+
+
+def grow_airway(inside, scale, step):
+    """Follow the trachea from above, plane by plane, until it enters the lungs."""
+    airway = np.zeros(inside.shape, bool)
+    trachea = find_trachea(inside, scale, step)
+    if trachea is None:
         return airway, False
-    planes = np.flatnonzero((tubes == best).any((1, 2)))
-    limit = 2.2 * np.median((tubes[planes] == best).sum((1, 2)))
-    airway[planes[-1]] = tubes[planes[-1]] == best
-    leak = False
+    planes = np.flatnonzero(trachea.any((1, 2)))
+    limit = 2.2 * np.median(trachea[planes].sum((1, 2)))
+    airway[planes[-1]] = trachea[planes[-1]]
     for plane in range(planes[-1] - 1, -1, -1):
         box = _box(airway[plane + 1], [int(40 / mm) for mm in step[1:]])
         above = airway[plane + 1][box]
