@@ -1,7 +1,7 @@
-"""Score `segment_lungs` on phantoms, on the patient and on a labelled scan.
+"""Score `segment_lungs` on phantoms, on the patient and on a labeled scan.
 
     python benchmarks/lungs_table.py                          phantoms and the patient
-    python benchmarks/lungs_table.py SCAN LABELS.npy          and a labelled scan
+    python benchmarks/lungs_table.py SCAN LABELS.npy          and a labeled scan
 
 SCAN is a folder of DICOM files, LABELS its lungs (nonzero) on the same (plane, row,
 column) grid as `questlib.load_series` gives, saved with `numpy.save`.
@@ -65,4 +65,4 @@ if len(sys.argv) == 3:
     labels = np.load(sys.argv[2]) > 0
     result = questlib.segment_lungs(questlib.load_series(sys.argv[1]))
     numbers = f"Dice of both lungs {dice(result.labels > 0, labels):.4f}"
-    show("labelled scan", numbers, result.findings)
+    show("labeled scan", numbers, result.findings)
