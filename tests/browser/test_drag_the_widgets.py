@@ -154,6 +154,18 @@ def test_drag_the_rules(notebook, drag, shoot, latencies):
     copied = page.evaluate("navigator.clipboard.readText()")
     assert copied.startswith("from questlib import mask_plane_2017")
 
+    code = widget.get_by_label("code")
+    for preset in ("mended", "2017"):
+        widget.get_by_role("button", name=preset).click()
+        settle()
+        _, *rules = widget.get_by_role("slider").all()  # the first one is the plane
+        assert len(rules) == 7
+        for rule in rules:
+            before = code.input_value()
+            drag(rule, 0.62)
+            settle()
+            assert code.input_value() != before, rule.get_attribute("aria-label")
+
     regions = widget.get_by_role("img", name="regions")
     regions.evaluate(STOPWATCH)
     for name in ("height less than", "top not above", "erosion", "dilation"):
