@@ -238,8 +238,9 @@ def _parser():
     run.add_argument(
         "folder", type=Path, nargs="?", metavar="FOLDER", help="default: the patient"
     )
+    mask.add_argument("--out", type=Path, required=True, metavar="DIR")
+    run.add_argument("--out", type=Path, default=Path("build/quest"), metavar="DIR")
     for command in (mask, run):
-        command.add_argument("--out", type=Path, required=True, metavar="DIR")
         command.add_argument(
             "--series", metavar="N", help="number in `questlib list`, or a series UID"
         )

@@ -27,7 +27,7 @@ NOT_FOR_MUTANTS = {
     *("environment", "package", "notebooks", "build_notebooks"),  # form, not sense
     *("fuzz", "speed"),  # chance and time
 }
-TESTED_BY = {"plane": "lungs", "pixels": "breaks"}  # else by the test of its name
+TESTED_BY = {"pixels": "breaks"}  # else by the test of its name
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
 NBVAL = [
     *("--nbval", "--nbval-current-env", "--nbval-cell-timeout", "120"),
