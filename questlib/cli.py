@@ -240,13 +240,11 @@ def _parser():
     )
     mask.add_argument("--out", type=Path, required=True, metavar="DIR")
     run.add_argument("--out", type=Path, default=Path("build/quest"), metavar="DIR")
+    number = "number in `questlib list`, or a series UID"
+    again = "replace an earlier result"
     for command in (mask, run):
-        command.add_argument(
-            "--series", metavar="N", help="number in `questlib list`, or a series UID"
-        )
-        command.add_argument(
-            "--overwrite", action="store_true", help="replace an earlier result"
-        )
+        command.add_argument("--series", metavar="N", help=number)
+        command.add_argument("--overwrite", action="store_true", help=again)
     mask.add_argument(
         "--regularize", action="store_true", help="resample unevenly spaced planes"
     )
