@@ -196,3 +196,12 @@ def test_values_that_are_not_finite_are_refused():
 def test_an_unknown_rule_is_refused():
     with pytest.raises(ValueError, match="unknown rule 'closing'"):
         mask_plane(chest(), rules={"closing": 3})
+
+
+def test_areas_are_square_millimeters():
+    """35 x 25 voxels of 0.5 x 0.8 mm are 350 mm2."""
+    hu = np.full((100, 100), -1000)
+    hu[10:90, 5:95] = 40
+    hu[50:85, 20:45] = hu[50:85, 55:80] = -850
+    regions = mask_plane(hu, spacing=(0.5, 0.8)).regions
+    assert [region.area_mm2 for region in regions if region.kept] == [350, 350]
