@@ -31,6 +31,7 @@ __all__ = [
     "segment_lungs",
 ]
 RIGHT, LEFT = 1, 2
+TUBE = np.uint8(3)  # airway, while the boundary is settled
 GRID_MM = 2.0  # the coarse grid on which everything but the boundary is settled
 LEVEL = 0.53  # the threshold, on the way from air (0) to soft tissue (1)
 PURE = 0.06  # darker than this is air without lung around it
@@ -124,7 +125,8 @@ def segment_lungs(volume: Volume) -> LungMask:
 
     Built in notebook 09.
     """
-    if not all(np.isfinite(plane).all() for plane in volume.array):
+    whole = volume.array.dtype.kind in "iub"
+    if not whole and not all(np.isfinite(plane).all() for plane in volume.array):
         raise ValueError("the scan holds values that are not finite (NaN or infinity)")
     array, spacing, order, flip = orient(volume)
     factor = [max(1, round(GRID_MM / step)) for step in spacing]
@@ -143,12 +145,12 @@ def segment_lungs(volume: Volume) -> LungMask:
         return _finish(volume, findings=[*findings, "no lungs in this scan"])
     inside, below, scale = inside[box], below[box], scale[box]
     airway, leak = grow_airway(inside, scale, step)
-    lungs = pick_lungs(inside & ~_grow(airway), scale, step)
-    if not lungs.any():
+    parts = pick_lungs(inside & ~_grow(airway), scale, step)
+    if not parts.any():
         return _finish(volume, findings=[*findings, "no lungs in this scan"])
-    middle = _mean_column(airway if airway.any() else lungs)
-    labels = split_lungs(lungs, scale, step, middle)
-    labels = close_lungs(labels, step, inside & ~lungs)
+    middle = _mean_column(airway if airway.any() else parts > 0)
+    labels = split_lungs(parts, scale, step, middle)
+    labels = close_lungs(labels, step, inside & (parts == 0))
     level = air + LEVEL * (tissue - air)
     full = refine(array, (labels, airway, below), box, factor, level)
     findings += describe_findings(labels, airway, leak)
@@ -159,7 +161,8 @@ def segment_lungs(volume: Volume) -> LungMask:
 def measure_levels(coarse, padding):
     """Measure air and soft tissue; `air` is None where a scan does not show both."""
     every = max(1, coarse.size // 500_000)
-    air, tissue, clear = find_gray_levels(coarse[~padding][::every])
+    some = np.flatnonzero(~padding)[::every]
+    air, tissue, clear = find_gray_levels(coarse.ravel()[some])
     if not clear:
         return None, tissue, ["no lungs in this scan: no air beside tissue"]
     if -950 < air < -600 and 0 < tissue < 100:
@@ -207,7 +210,7 @@ def find_cut_by_edge(air, pure, step):
     cut &= np.isin(np.arange(count + 1), labels[ends[0]])
     cut &= np.bincount(labels.ravel()) * step[1] > DEPTH_MM * touching
     cut[0] = False
-    return cut[labels]
+    return cut[labels] if cut.any() else np.zeros(air.shape, bool)
 
 
 def _box(mask, margin):
@@ -365,7 +368,10 @@ def _next_section(above, inside, scale, limit, step):
     for level in (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1):
         labels, _ = ndimage.label(rest & (scale < level))
         found = np.unique(labels[above])
-        for grown in (labels == label for label in found[found > 0]):
+        found = found[found > 0]
+        if not found.size:  # nor at a darker level
+            break
+        for grown in (labels == label for label in found):
             leak = grown.sum() > limit
             if leak:
                 continue
@@ -378,10 +384,10 @@ def _next_section(above, inside, scale, limit, step):
 
 
 def pick_lungs(inside, scale, step):
-    """Keep what is large enough, and not as dark as pure air."""
+    """Number the parts that are large enough, and not as dark as pure air; else 0."""
     labels, count = ndimage.label(inside)
     if count == 0:
-        return inside
+        return labels
     voxel_ml = np.prod(step) / 1000
     size = np.bincount(labels.ravel()) * voxel_ml
     size[0] = 0
@@ -393,19 +399,19 @@ def pick_lungs(inside, scale, step):
         largest = own.sum((1, 2)).max() * step[1] * step[2]
         keep[label] = (dark > PURE or size[label] > 1000) and largest > 300
     if not keep.any() or size[keep].max() < 50:
-        return np.zeros_like(inside)
+        return np.zeros_like(labels)
     keep &= size > 0.01 * size[keep].max()
-    return keep[labels]
+    return np.where(keep, np.arange(count + 1, dtype=labels.dtype), 0)[labels]
 
 
-def split_lungs(lungs, scale, step, middle):
+def split_lungs(parts, scale, step, middle):
     """Label the right lung 1 and the left lung 2, also where they touch.
 
-    A cut from front to back near the column `middle` divides each plane. What lies
-    almost wholly on one side of it stays whole, as lobes and lungs mostly do.
+    A cut from front to back near the column `middle` divides each plane. A part that
+    lies almost wholly on one side of it stays whole, as lobes and lungs mostly do.
     """
+    lungs = parts > 0
     left = np.arange(lungs.shape[2]) >= _find_cut(lungs, scale, step, middle)[..., None]
-    parts, count = ndimage.label(lungs)
     parts = parts[lungs]
     share = np.bincount(parts, left[lungs]) / np.maximum(np.bincount(parts), 1)
     whole = np.abs(share - 0.5) > 0.5 - CROSSING
@@ -520,8 +526,8 @@ def refine(array, found, box, factor, level):
     labels, airway, below = found
     near = np.where(labels, labels, ndimage.maximum_filter(labels, 3))
     core = _erode(labels > 0, EVERY_WAY, outside=True)
-    fill = core | ((labels > 0) & ~below)
-    tube = _grow(airway) & (labels == 0)
+    bright = near * (core | ((labels > 0) & ~below))
+    dark = np.where(_grow(airway) & (labels == 0), TUBE, near)
     full, tubes = np.zeros(array.shape, np.uint8), np.zeros(array.shape, bool)
     fine = tuple(
         slice(side.start * n, min(side.stop * n, size))
@@ -533,11 +539,14 @@ def refine(array, found, box, factor, level):
     )
 
     def one(plane):
-        at, cut = (plane - fine[0].start) // factor[0], (plane, *fine[1:])
-        dark = array[cut] < level
-        close, solid, pipe = (part[at][rows][:, columns] for part in (near, fill, tube))
-        full[cut] = close * (solid | dark & ~pipe)
-        tubes[cut] = pipe & dark
+        at = (plane - fine[0].start) // factor[0]
+        if not dark[at].any():
+            return
+        cut = (plane, *fine[1:])
+        if_dark, if_bright = (part[at][:, columns][rows] for part in (dark, bright))
+        found = np.where(array[cut] < level, if_dark, if_bright)
+        np.equal(found, TUBE, out=tubes[cut])
+        full[cut] = found * (found != TUBE)
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(fine[0].start, fine[0].stop)))
@@ -593,13 +602,13 @@ def find_left_out(labels, scale, step):
         return []
     ends = right[both].argmax(1) + labels.shape[2] - 1 - left[both, ::-1].argmax(1)
     axis = round(np.median(ends))  # twice the column of the mirror
-    there = axis - column
-    seen = (there >= 0) & (there < len(column))
-    seen &= np.abs(column - axis / 2) * step[2] > MIDDLE_MM
+    seen = slice(max(axis - column[-1], 0), min(axis, column[-1]) + 1)
+    near = np.abs(column - axis / 2) * step[2] <= MIDDLE_MM
     found, deep, disk = [], max(1, int(DEEP_MM / step[0])), _disk(REGION_MM, step)
     for side, name in ((RIGHT, "right"), (LEFT, "left")):
         mirror = np.zeros(labels.shape, bool)
-        mirror[..., seen] = labels[..., there[seen]] == 3 - side
+        mirror[..., seen] = labels[..., seen][..., ::-1] == 3 - side
+        mirror[..., near] = False
         mirror = _erode(mirror, _disk(MARGIN_MM, step))
         below = np.maximum.accumulate(labels == side, axis=0)
         below[deep:] |= mirror[:-deep]
@@ -631,8 +640,8 @@ def _finish(volume, labels=None, airway=None, findings=()):
     if labels is None:
         labels = np.zeros(volume.shape, np.uint8)
         airway = np.zeros(volume.shape, bool)
-    count = sum(np.bincount(plane.ravel(), minlength=3) for plane in labels)
-    count = [*count[1:], np.count_nonzero(airway)]
+    both, left = np.count_nonzero(labels), np.count_nonzero(labels == LEFT)
+    count = [both - left, left, np.count_nonzero(airway)]
     voxel_ml = np.prod(volume.spacing) / 1000
     volumes = [float(n * voxel_ml) for n in count]
     volumes_ml = dict(zip(("right", "left", "airway"), volumes, strict=True))

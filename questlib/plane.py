@@ -176,9 +176,10 @@ def split_in_two(values: np.ndarray, count: np.ndarray | None = None) -> float:
     Built in notebook 08.
     """
     if count is None:
-        values, count = np.unique(values, return_counts=True)
-    order = np.argsort(values, axis=None)
-    level, count = np.ravel(values)[order], np.ravel(count)[order]
+        level, count = np.unique(values, return_counts=True)
+    else:
+        order = np.argsort(values, axis=None)
+        level, count = np.ravel(values)[order], np.ravel(count)[order]
     if level[0] == level[-1]:
         return float(level[0])
     weight, moment = np.cumsum(count), np.cumsum(count * level.astype(float))
