@@ -15,6 +15,7 @@ MAX_DEPTH = 32
 MAX_VALUE = 1 << 26  # bytes of one header element that is kept
 MAX_INFLATED = 96 << 20  # bytes of one deflated file
 MAX_FRAMES = 10_000
+WINDOW = 1 << 14  # bytes that are read at once
 UNDEFINED = 0xFFFFFFFF
 BIG_ENDIAN, DEFLATED = b"1.2.840.10008.1.2.2", b"1.2.840.10008.1.2.1.99"
 CT_CLASSES = {b"1.2.840.10008.5.1.4.1.1.2" + end for end in (b"", b".1", b".2")}
@@ -177,32 +178,45 @@ class Walker:
         self.head, self.long = struct.Struct(order + "HHI"), struct.Struct(order + "I")
         self.short = struct.Struct(order + "H")
         self.left = MAX_ELEMENTS
-        here = stream.tell()
+        self.at = stream.tell()  # of the next element
         self.size = stream.seek(0, 2)
-        stream.seek(here)
+        self.begin, self.window = 0, b""
 
     def damaged(self, why):
         return SeriesError(f"{why}; the file is damaged: export it again", self.file)
 
+    def fetch(self, start, length):
+        """Return bytes of the stream; fewer at its end."""
+        here = start - self.begin
+        if here < 0 or here + length > len(self.window):
+            self.stream.seek(start)
+            self.begin, here = start, 0
+            self.window = self.stream.read(max(length, WINDOW))
+        return self.window[here : here + length]
+
     def read_head(self, implicit):
-        """Return the next element's tag, VR and length; None at the end."""
-        head = self.stream.read(8)
-        if len(head) < 8 or head == bytes(8):
-            if (head + self.stream.read(1 << 16)).strip(b"\0"):
+        """Step over the next element's tag, VR and length, and return them.
+
+        None at the end, and before the group `stop`.
+        """
+        head = self.fetch(self.at, 12)
+        if len(head) < 8 or not any(head[:8]):
+            if self.fetch(self.at, 1 << 16).strip(b"\0"):
                 raise self.damaged("its header is cut off (truncated)")
             return None
         self.left -= 1
         if not self.left:
             raise self.damaged(f"it has more than {MAX_ELEMENTS} elements")
-        group, element, length = self.head.unpack(head)
+        group, element, length = self.head.unpack_from(head)
         if group >= self.stop:
-            self.stream.seek(-8, 1)
             return None
+        self.at += 8
         vr = b""
         if not implicit and group != 0xFFFE:
             vr = head[4:6]
             if vr in LONG_VRS:
-                length = self.long.unpack(self.stream.read(4).ljust(4, b"\0"))[0]
+                length = self.long.unpack(head[8:].ljust(4, b"\0"))[0]
+                self.at += 4
             elif vr in VRS:
                 length = self.short.unpack_from(head, 6)[0]
             else:
@@ -223,37 +237,29 @@ class Walker:
             elif length == UNDEFINED:
                 nested.append(nested[-1] or vr == b"UN")
             else:
-                self.stream.seek(length, 1)
-
-    def elements(self):
-        """Yield (tag, VR, start, length) of each element; stops at Pixel Data."""
-        while head := self.read_head(self.implicit):
-            tag, vr, length = head
-            start = self.stream.tell()
-            if tag in PIXEL_TAGS:
-                yield tag, vr, start, length
-                return
-            if length == UNDEFINED:
-                self.skip_items(self.implicit or vr == b"UN")
-                end = self.stream.tell()
-            else:
-                end = start + length
-            if end > self.size:
-                raise self.damaged("its header is cut off (truncated)")
-            yield tag, vr, start, end - start
-            self.stream.seek(end)
+                self.at += length
 
     def read(self):
-        """Return the kept values of one data set by keyword, and its Pixel Data."""
+        """Return the kept values of one data set by keyword, and its Pixel Data.
+
+        Pixel Data is (tag, VR, start, length), or None; nothing behind it is read.
+        """
         values = {}
-        for tag, vr, start, length in self.elements():
+        while head := self.read_head(self.implicit):
+            tag, vr, length = head
+            start = self.at
             if tag in PIXEL_TAGS:
                 return values, (tag, vr, start, length)
+            if length == UNDEFINED:
+                self.skip_items(self.implicit or vr == b"UN")
+                length = self.at - start
+            self.at = start + length
+            if self.at > self.size:
+                raise self.damaged("its header is cut off (truncated)")
             if keyword := TAGS.get(tag):
                 if length > MAX_VALUE:
                     raise self.damaged(f"{name_tag(keyword)} claims {length} bytes")
-                self.stream.seek(start)
-                value = self.stream.read(length)
+                value = self.fetch(start, length)
                 if values.setdefault(keyword, value) != value:
                     raise self.damaged(f"{name_tag(keyword)} is there twice")
         return values, None
@@ -264,13 +270,13 @@ class Walker:
         inner = Walker(BytesIO(value), self.file, **how)
         found = []
         while (head := inner.read_head(self.implicit)) and head[0] == 0xFFFEE000:
-            start, length = inner.stream.tell(), head[2]
+            start, length = inner.at, head[2]
             if length == UNDEFINED:
                 inner.skip_items(self.implicit)
-                length = inner.stream.tell() - 8 - start
+                length = inner.at - 8 - start
             part = BytesIO(value[start : start + length])
             found.append(Walker(part, self.file, **how).read()[0])
-            inner.stream.seek(start + length + (8 if head[2] == UNDEFINED else 0))
+            inner.at = start + length + (8 if head[2] == UNDEFINED else 0)
         if value and not found:
             raise self.damaged("a sequence of functional groups has no items")
         return found
@@ -313,12 +319,21 @@ def open_dataset(path):
     stream.seek(start)
     meta = {}
     if head[start : start + 2] == b"\2\0":
-        meta = Walker(stream, path, stop=3).read()[0]
+        walker = Walker(stream, path, stop=3)
+        meta = walker.read()[0]
+        stream.seek(walker.at)
     syntax = meta.get("TransferSyntaxUID", b"").strip(b" \0")
     if syntax == DEFLATED:
         with stream:
             return inflate(stream, path), meta
     return stream, meta
+
+
+def open_pixels(header):
+    """Open what ``header.pixels`` counts in: the file, or what it inflates to."""
+    if header.values.get("TransferSyntaxUID", b"").strip(b" \0") == DEFLATED:
+        return open_dataset(header.file)[0]
+    return header.file.open("rb")
 
 
 def inflate(stream, path):

@@ -11,7 +11,7 @@ from pydicom.uid import UID
 from scipy import ndimage
 
 from questlib.decoder import DecodeError, Decoders
-from questlib.header import UNDEFINED, SeriesError, name_tag, open_dataset
+from questlib.header import UNDEFINED, SeriesError, name_tag, open_pixels
 from questlib.series import warn
 
 MAX_PLANE = 1 << 26  # bytes
@@ -276,7 +276,7 @@ def read_plane(header, out, decoders):
     floor = int(np.clip(floor, limits.min, limits.max))
     if padding is not None:
         stored[padding] = floor
-    if floor > limits.min:
+    if stored.min() < floor:
         np.maximum(stored, floor, out=stored)
     hu = to_hounsfield(stored, slope, intercept)
     if hu.dtype != out.dtype and out.dtype == np.int16:
@@ -411,7 +411,7 @@ def read_raw(header, decoders):
     kind = f"{'i' if header.integer('PixelRepresentation') else 'u'}{bits // 8}"
     shape = header.integer("Rows"), header.integer("Columns")
     try:
-        with open_dataset(header.file)[0] as stream:
+        with open_pixels(header) as stream:
             if header.pixels[3] == UNDEFINED:
                 return decode_plane(stream, header, decoders).view(kind)
             raw = np.empty(shape, header.order + kind)

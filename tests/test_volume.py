@@ -285,11 +285,11 @@ def test_damaged_volumes_are_refused_or_equal(volume, tmp_path):
 def test_a_scratched_disc_is_a_refusal(tmp_path, monkeypatch):
     import questlib.pixels
 
-    def fail(path):
+    def fail(header):
         raise OSError(5, "Input/output error")
 
     save_planes(tmp_path, make_planes())
-    monkeypatch.setattr(questlib.pixels, "open_dataset", fail)
+    monkeypatch.setattr(questlib.pixels, "open_pixels", fail)
     with pytest.raises(SeriesError, match=r"IM0000.dcm: .*Input/output error"):
         load_series(tmp_path)
 
