@@ -83,8 +83,6 @@ scan = questlib.choose_scan()
 # it empty to keep the scan above.
 
 # %%
-
-
 my_folder = ""
 if my_folder:
     os.environ["QUEST_SCAN"] = my_folder
@@ -122,7 +120,7 @@ for axis, length in zip(("planes", "rows", "columns"), size):
     print(f"{axis:8} cover {length:5.0f} mm")
 
 # %% [markdown]
-# Now look at it from three sides, in the lung window.
+# Now look at it from three sides, in the lung window (notebook 03 computes it).
 
 # %% tags=["cover"]
 show_three_planes(volume)
@@ -131,8 +129,12 @@ plt.show()
 # %% [markdown]
 # Read it as you read a workstation. In the axial plane you look from the feet,
 # whichever way the patient lies: **R**, the patient's right, is at your left; **A**nterior is
-# up. In the coronal and sagittal planes **H**, the head, is up. Air is dark, and the two
-# large dark spaces are the lungs.
+# up. In the coronal plane you face the patient. In the sagittal plane you stand at the
+# patient's left: A is at your left. In both, **H**, the head, is up. The dashed lines show
+# where the planes cross. The large dark spaces inside the chest are the lungs.
+#
+# The letters are computed from the header, never guessed from the anatomy: a heart on the
+# wrong side is then a finding, or a header to doubt.
 #
 # Leaf through the scan, from the head to the feet.
 
@@ -141,13 +143,18 @@ show_montage(volume, count=15)
 plt.show()
 
 # %% [markdown]
-# Each picture carries its position in the patient, in millimetres. Vessels are the
-# white branches in the lungs; the round dark hole in the upper planes is the trachea.
+# Each picture carries its plane's number and its position in the patient, in
+# millimetres. Vessels are the white branches in the lungs; the round dark hole in the
+# upper planes is the trachea.
 
 # %% [markdown] tags=["patient"]
-# This patient has a large tumor in the upper left chest, against the back wall: a
-# white mass where the other lung is dark. It is the thread of the quest. A threshold
-# calls it "not lung" and drops it. What becomes of it, and how would you notice?
+# This patient has a large tumor in the upper left chest, against the posterior pleura:
+# look at the fourth and fifth picture, at your right, where the other lung is dark.
+# **What would fool you here is one picture alone:** the three middle planes further up
+# miss the tumor, and show two lungs without it.
+#
+# It is the thread of the quest. A threshold calls it "not lung" and drops it. What
+# becomes of it, and how would you notice?
 
 # %% [markdown]
 # ## The map of the quest
@@ -207,6 +214,7 @@ plt.show()
 #   Dataset for Lung Cancer Diagnosis (Lung-PET-CT-Dx)*. The Cancer Imaging Archive, 2020.
 #   DOI 10.7937/TCIA.2020.NNC2-0461. CC BY 4.0.
 # - DICOM PS3.3, C.7.6.2.1.1: the patient-based coordinate system (LPS).
+# - DICOM PS3.3, C.7.6.1.1.1: Patient Orientation, the letters R L A P H F.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
@@ -221,8 +229,15 @@ print(f"one voxel holds {voxel_ml:.5f} mL")
 assert np.isclose(voxel_ml * volume.array.size, np.prod(size) / 1000)
 
 # %% [markdown]
-# 2. The presets are named after what they show.
+# 2. The presets are named after what they show. This one has its center at 40 HU and is
+#    400 HU wide. The drawing function returns the Axes, so you can ask what was drawn.
 
 # %%
-show_plane(volume, window="mediastinum")
+ax = show_plane(volume, window="mediastinum")
+low, high = ax.images[0].get_clim()
+assert (low, high) == (40 - 400 / 2, 40 + 400 / 2 - 1)
+print(f"black up to {low:g} HU, white from {high:g} HU")
 plt.show()
+
+# %% [markdown]
+# Now the lungs are black. Fat is dark gray, muscle and heart are lighter, bone is white.

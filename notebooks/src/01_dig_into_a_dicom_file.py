@@ -58,9 +58,9 @@ raw = path.read_bytes()
 print(f"{len(raw)} bytes; the first 16:", raw[:16].hex(" "))
 
 # %% [markdown]
-# The first 128 bytes are the *preamble*. The standard leaves them free, so that the
-# same file can also be, say, a TIFF; most scanners write zeros. Four letters follow,
-# and they are the signature of every DICOM file: `DICM`.
+# The first 128 bytes are the *preamble* (DICOM PS3.10, 7.1). The standard leaves them
+# free, so that the same file can also be, say, a TIFF; a file that makes no use of them
+# holds zeros. Four letters follow, the signature of every DICOM file: `DICM`.
 
 # %%
 print("bytes in the preamble that are not zero:", 128 - raw[:128].count(0))
@@ -73,7 +73,8 @@ print("bytes 128 to 131:", raw[128:132])
 # %% [markdown]
 # ## How is a data element written?
 #
-# After the signature comes one *data element* after another. Each one has four parts:
+# After the signature comes one *data element* after another (PS3.5, 7.1). Each one has
+# four parts:
 #
 # | part | bytes | what it is |
 # |---|---|---|
@@ -89,8 +90,8 @@ first = raw[132:144]
 print(first.hex(" "))
 
 # %% [markdown]
-# The bytes of a number stand with the *smallest first* (little endian): `02 00` is 2,
-# and `00 02` is 512. So you read the tag in two steps of two bytes.
+# The bytes of a number stand with the *smallest first* (little endian; PS3.5, 7.3):
+# `02 00` is 2, and `00 02` is 512. So you read the tag in two steps of two bytes.
 
 # %%
 group = int.from_bytes(first[0:2], "little")
@@ -122,8 +123,9 @@ print("group 2 ends before byte", end)
 # ## What does group 2 tell?
 #
 # Group 2 describes the file, not the patient. It is small and always written the same
-# way, so a short loop can read all of it. A few VRs (`OB` among them) have two spare
-# bytes and then a length of four; the others have a length of two.
+# way, with VR and little endian, whatever follows it (PS3.10, 7.1). So a short loop can
+# read all of it. A few VRs (`OB` among them) have two spare bytes and then a length of
+# four; the others have a length of two (PS3.5, 7.1.2).
 
 
 # %%
@@ -149,8 +151,8 @@ for tag, vr, data in elements:
 
 # %% [markdown]
 # The one that matters now is (0002,0010), the *Transfer Syntax UID*: how everything
-# after group 2 is encoded. A UID of odd length gets one zero byte, to make it even;
-# strip it.
+# after group 2 is encoded (PS3.5, Annex A). A UID of odd length gets one zero byte, to
+# make it even (PS3.5, 6.2); strip it.
 
 # %%
 syntax = next(data for tag, vr, data in elements if tag == "(0002,0010)")
@@ -203,14 +205,28 @@ print(f"pixels: {size} bytes, from byte {start} to {start + size}")
 
 # %% [markdown]
 # Read the tag with the smallest byte first: `e0 7f` is 7FE0, `10 00` is 0010. Now see
-# how many bytes there should be: rows times columns times two bytes a voxel.
+# how many bytes there should be: rows times columns times the bytes of one voxel. *Bits
+# Allocated* (0028,0100) tells those; for CT it is 16 (PS3.3, C.8.2.1), two bytes.
 
 # %%
+assert ds.BitsAllocated == 16
 expected = ds.Rows * ds.Columns * 2
 assert size == expected
 share = 100 * size / len(raw)
 print(f"{ds.Rows} x {ds.Columns} x 2 = {expected} bytes")
 print(f"{share:.1f} % of the file are pixels")
+
+# %% [markdown]
+# questlib's own reader walks the file by the same rules, and stops where a broken file
+# would lead it astray. Import it and compare.
+
+# %%
+from questlib.header import read_header
+
+found = read_header(path)[0]
+assert found.integer("Rows") == rows
+if raw == path.read_bytes():  # not where a plain copy was made above
+    assert found.pixels[2:] == (start, size)
 
 # %% [markdown]
 # All that the scanner says *about* the image (spacing, position, patient, dose) is in
@@ -251,7 +267,7 @@ print(f"{low} + 256 x {high} = {low + 256 * high}")
 # %% [markdown]
 # One question is left: can the number be negative? *Pixel Representation* (0028,0103)
 # answers it: 0 is unsigned, 1 is signed (two's complement). And *Bits Stored*
-# (0028,0101) says how many of the 16 bits carry the value.
+# (0028,0101) says how many of the 16 bits carry the value (PS3.5, 8.1.1).
 
 # %%
 signed = ds.PixelRepresentation == 1
@@ -263,7 +279,7 @@ assert stored == ds.pixel_array[row, column]
 # The last line is the proof: pydicom decodes the whole plane and finds the same value.
 #
 # A *stored value* is not yet a Hounsfield unit. Two more attributes make it one:
-# *Rescale Slope* (0028,1053) and *Rescale Intercept* (0028,1052).
+# *Rescale Slope* (0028,1053) and *Rescale Intercept* (0028,1052); PS3.3, C.11.1.
 
 # %%
 slope, intercept = float(ds.RescaleSlope), float(ds.RescaleIntercept)
@@ -303,12 +319,19 @@ fig, axes = plt.subplots(1, 2, figsize=(8, 4))
 show_voxel(plane, row, column, axes)
 axes[0].set(title="one plane, soft-tissue window", xlabel="column", ylabel="row")
 axes[1].set(title="the voxel and its neighbors, HU", xticks=[], yticks=[])
+near = plane[row - 2 : row + 3, column - 2 : column + 3]
+print(f"{near.min():g} to {near.max():g} HU, standard deviation {near.std():.1f} HU")
 plt.show()
 
 # %% [markdown]
-# Left, the plane in a window of -160 to 240 HU, the box not to scale. Right, five rows
-# and five columns about your voxel. Neighbors of one tissue differ by tens of HU: that
-# is noise, and every threshold in this series has to live with it.
+# Left, the plane in a window of -160 to 240 HU; your voxel is in the middle of the box,
+# which is 28 voxels wide. Right, five rows and five columns about it. Where one tissue
+# fills these 25 voxels, the standard deviation is noise: a single voxel says little, and
+# every threshold in this series has to live with it.
+
+# %% [markdown] tags=["patient"]
+# In the left picture, low at your right, the gray mass at the back of the lung is the tumor
+# of notebook 00. To the file it is more pairs of bytes: no tag says that it is there.
 
 # %% [markdown]
 # ## What if one bit flips?
@@ -345,9 +368,9 @@ axes[1].set(title="HU, one bit later", xticks=[], yticks=[])
 plt.show()
 
 # %% [markdown]
-# Nothing in the image tells you. What does is a *checksum* that somebody wrote down
-# while the file was whole: change one bit of half a million bytes, and all of it
-# changes.
+# Left, one white dot in the middle of the box; right, its number. Nothing says that it is
+# false. What does is a *checksum* that somebody wrote down while the file was whole:
+# change one bit, and the checksum is another one altogether.
 
 # %%
 for name, data in (("whole ", raw), ("broken", broken)):
@@ -355,8 +378,8 @@ for name, data in (("whole ", raw), ("broken", broken)):
     print(name, digest[:16], "...")
 
 # %% [markdown]
-# That is why `fetch_patient` compares each file of the tutorial's patient with a list of
-# checksums before it lets you work with it.
+# That is why `fetch_patient` compares the pixel bytes of each file of the tutorial's
+# patient with a list of checksums before it lets you work with them.
 
 # %% [markdown]
 # ## What if the file is cut short?
@@ -392,8 +415,8 @@ pydicom.dcmread(io.BytesIO(raw[:-1000])).pixel_array
 # ## In practice
 #
 # Hospital archives hold compressed files, big-endian ones, and some without preamble;
-# `questlib.load_series` reads or refuses each of them by name. *Pixel Data* may have an
-# odd byte of padding, and unused high bits may hold graphics from the 1990s. Editing
+# `questlib.load_series` reads or refuses each of them by name. *Pixel Data* may end with
+# a byte of padding, and unused high bits may hold graphics from the 1990s. Editing
 # bytes is for learning: never put an altered file back into an archive. This series is
 # for education and research, not for diagnosis.
 
@@ -407,9 +430,11 @@ pydicom.dcmread(io.BytesIO(raw[:-1000])).pixel_array
 # ## References
 #
 # - DICOM PS3.10, 7.1: the preamble, the prefix, and File Meta Information.
-# - DICOM PS3.5, 7.1: the structure of a data element; Annex A: transfer syntaxes.
-# - DICOM PS3.5, 8.1.1, and PS3.3, C.7.6.3: how pixel cells are encoded.
-# - DICOM PS3.3, C.11.1: the Modality LUT, stored value to HU.
+# - DICOM PS3.5, 6.2: the VRs; 7.1: the structure of a data element; 7.3: byte order;
+#   Annex A: transfer syntaxes.
+# - DICOM PS3.5, 8.1.1, PS3.3, C.7.6.3 and, for CT, C.8.2.1: how voxels are encoded.
+# - DICOM PS3.3, C.11.1: the Modality LUT, stored value to HU. Where HU come from:
+#   [03](03_convert_to_hounsfield.ipynb) and its references.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
@@ -439,4 +464,5 @@ print("the stored value changes by", change)
 
 # %%
 swapped = int.from_bytes(two, "big", signed=signed)
+assert swapped % 65536 == high + 256 * low
 print(f"{high} + 256 x {low} =", swapped)

@@ -20,7 +20,7 @@
 # | stored value, slope, intercept | [01](01_dig_into_a_dicom_file.ipynb) | necessary |
 # | planes in order | [02](02_stack_a_series.ipynb) | helpful |
 #
-# **Time** 20 minutes · **memory** 300 MB · **download** none · **data and licence**
+# **Time** 20 minutes · **memory** 200 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
 # ![One plane in lung, mediastinum and bone window](images/03_convert_to_hounsfield.png)
@@ -126,8 +126,8 @@ print("median error with the neighbor's pair:", np.median(np.abs(wrong - clean))
 # %% [markdown]
 # ## Signed or unsigned?
 #
-# The same 16 bits mean two numbers. *Pixel Representation* (0028,0103) decides, and a
-# reader that ignores it turns fat into something harder than bone.
+# The same 16 bits mean two numbers. *Pixel Representation* (0028,0103) decides (PS3.3,
+# C.7.6.3), and a reader that ignores it turns fat into something denser than any bone.
 
 # %%
 fat = np.array([-100], dtype=np.int16)
@@ -135,20 +135,23 @@ print("signed:  ", fat[0])
 print("unsigned:", fat.view(np.uint16)[0])
 
 # %% [markdown]
-# It gets finer. Many scanners use 12 of the 16 bits: *Bits Stored* (0028,0101) is 12, and
-# what the four high bits hold is undefined. Here is -100 in 12 bits, with dirt above.
+# It gets finer. Many scanners use 12 of the 16 bits: *Bits Stored* (0028,0101) is 12. What
+# the four high bits hold is undefined: zeros, copies of the sign, or anything else (PS3.5,
+# 8.1.1). Here is -100 in 12 bits, with dirt above.
 
 # %%
 twelve = (-100 & 0x0FFF) | 0xA000
 print(f"as stored: {twelve:016b}, read as 16 bits: {twelve}")
 
 # %% [markdown]
-# The cure takes two steps: cut the dirt away with a mask, then let bit 11, the sign
-# bit, count as negative. pydicom leaves this to you.
+# The cure takes two steps: cut the dirt away with a mask, then let bit 11, the sign bit,
+# count as negative. From version 3 on, pydicom's `pixel_array` does this for you; a
+# reader that takes the bytes as they come has to do it itself.
 
 # %%
 value = twelve & 0x0FFF
 value = value - 4096 if value & 0x0800 else value
+assert value == -100
 print("mended:", value)
 
 # %% [markdown]
@@ -156,7 +159,7 @@ print("mended:", value)
 #
 # A CT image is square, but the scanner sees a circle. What lies outside was never
 # measured, and many vendors write a number there that no tissue can have. *Pixel
-# Padding Value* (0028,0120) should name it. Often nothing does.
+# Padding Value* (0028,0120) should name it (PS3.3, C.7.5.1.1.2). Often nothing does.
 
 # %%
 print("Pixel Padding Value:", ds.get("PixelPaddingValue", "not given"))
@@ -167,9 +170,9 @@ print("voxels below -1024 HU:", np.count_nonzero(hu < -1024))
 
 # %%
 row, column = np.indices(hu.shape)
-middle = (np.array(hu.shape) - 1) / 2
-radius = np.hypot(row - middle[0], column - middle[1])
-padded = np.where(radius > middle.min(), -2000, hu)
+half = (np.array(hu.shape) - 1) / 2
+radius = np.hypot(row - half[0], column - half[1])
+padded = np.where(radius > half.min(), -2000, hu)
 print(f"mean before {hu.mean():.0f} HU, after {padded.mean():.0f} HU")
 
 # %% [markdown]
@@ -185,6 +188,9 @@ print("lowest value now:", mended.min(), "HU")
 print(f"mean {mended.mean():.0f} HU")
 
 # %% [markdown]
+# Most of the harm is undone. What is left of it lay outside the circle and is gone, such
+# as the corners of the table.
+#
 # `load_series` does the same: the named value, a named range, and bare sentinels
 # below -1024 all become air. Never 0, which would be water: a bright ring round the
 # patient that the next threshold takes for tissue.
@@ -203,19 +209,20 @@ for kind in (np.int16, np.float32, np.float64):
 # %% [markdown]
 # The tutorial of 2017 worked in float64, four times what is needed. int16 is exact here,
 # and every step of this series that can keep it does. It has one trap: when a result
-# does not fit, it wraps round without a word.
+# does not fit, it wraps round without a word. Square 200 HU, as a variance does:
 
 # %%
-metal = np.array([20_000], dtype=np.int16)
-print("20,000 + 20,000 in int16:", (metal + metal)[0])
-print("the same, widened first: ", (metal.astype(np.int32) + metal)[0])
+one = np.array([200], dtype=np.int16)
+print("200 x 200 in int16:      ", (one * one)[0])
+print("the same, widened first: ", (one.astype(np.int32) * one)[0])
+assert (one.astype(np.int32) * one)[0] == 40_000
 
 # %% [markdown]
 # That is why the conversion above multiplies first, in float64, and narrows at the end.
 # When slope or intercept are not whole, float32 is the honest type: it holds seven
 # digits, and CT has four.
 #
-# You now know every line of the helper. Import it, and prove that it does the same.
+# You now know what the helper does. Import it, and prove that it does the same.
 
 # %%
 from questlib.volume import to_hounsfield
@@ -238,8 +245,9 @@ to_hounsfield(stored, 0, intercept)
 # %% [markdown]
 # ## How do 4,000 values become 256 grays?
 #
-# A screen shows 256 grays, and an eye tells fewer apart. A *window* picks the range that
-# matters: center *c* and width *w*. For 8 bits, DICOM gives this formula:
+# A common screen shows 256 grays. A *window* picks the range that matters: *Window
+# Center* (0028,1050), *c*, and *Window Width* (0028,1051), *w*. For 8 bits, DICOM gives
+# this formula (PS3.3, C.11.2.1.2.1):
 #
 # $$y = \left(\frac{x - (c - 0.5)}{w - 1} + 0.5\right) \cdot 255$$
 #
@@ -253,37 +261,43 @@ print("black below about", center - width // 2, "HU")
 print("white above about", center + width // 2, "HU")
 
 # %% [markdown]
-# Do it for the three windows of a chest reading room. `WINDOWS` holds the presets.
+# Do it for the three windows of a chest reading room. `WINDOWS` holds the presets: common
+# choices, not a standard. Departments and guidelines differ by 100 HU and more.
 
 # %%
-from questlib.display import WINDOWS, apply_window
+from questlib.display import WINDOWS, apply_window, edge_letters
 
 for name, (center, width) in WINDOWS.items():
-    print(f"{name:12} center {center:5}, width {width}")
+    print(f"{name:12} center {center:5} HU, width {width:5} HU")
 assert np.array_equal(apply_window(hu, -600, 1500), gray)
 
 # %% [markdown]
 # The assertion is the proof that the helper holds the formula above. Now look.
 
 # %% tags=["cover"]
+along_row = np.array(ds.ImageOrientationPatient[:3], float)
+style = {"color": "w", "ha": "center", "backgroundcolor": "k"}
 fig, axes = plt.subplots(1, 3, figsize=(9, 3.4))
-for ax, (name, window) in zip(axes, WINDOWS.items()):
+for ax, (name, window) in zip(axes, WINDOWS.items(), strict=True):
     gray = apply_window(hu, *window)
     ax.imshow(gray, vmin=0, vmax=255, interpolation="antialiased")
     ax.set(title=f"{name}\n{window[0]} / {window[1]} HU", xticks=[], yticks=[])
+    ax.text(0.05, 0.48, edge_letters(-along_row), transform=ax.transAxes, **style)
+    ax.text(0.95, 0.48, edge_letters(along_row), transform=ax.transAxes, **style)
 plt.show()
 
 # %% [markdown]
-# Three pictures of the same numbers. In the lung window you see vessels, and the
-# mediastinum is one white block. In the mediastinal window fat, muscle and blood part,
-# and the lungs are black. In the bone window only calcium stands out.
+# Three pictures of the same numbers; the titles give center / width. In the lung window
+# you see vessels, and the mediastinum is one white block. In the mediastinal window fat is
+# darker than muscle and blood, and the lungs are black; without contrast medium, muscle and
+# blood are nearly the same gray. In the bone window mostly calcium stands out.
 #
 # A window is for the eye. Compute with HU, never with grays.
 
 # %% [markdown] tags=["patient"]
 # This plane cuts the tumor, the large mass in the left lung at your right. In the lung
-# window it is as white as the chest wall; in the mediastinal window it has the gray of
-# muscle. No window draws a line between them. **What would fool you here is a border
+# window it is as white as the chest wall; in the mediastinal window it has nearly the gray
+# of muscle. No window draws a line between them. **What would fool you here is a border
 # that you believe in.**
 
 # %% [markdown]
@@ -306,11 +320,11 @@ plt.show()
 # %% [markdown]
 # ## In practice
 #
-# The reconstruction kernel changes the *noise* of HU and sharpens edges; a sharp lung
-# kernel can move a single voxel by 100 HU and more while the mean stays. Contrast medium
-# lifts blood to between 200 and 400 HU. Secondary captures, derived images and many
-# cone-beam exports hold no HU at all: *Rescale Type* (0028,1054) should say `HU`, and
-# `load_series` warns or refuses when it does not. Education and research, not for
+# The reconstruction kernel changes noise and edges: a sharp lung kernel moves single
+# voxels far more than the mean of a region. Contrast medium lifts blood by 100 HU and
+# more, into the range of spongy bone. Many cone-beam exports and derived images hold no HU
+# at all. *Rescale Type* (0028,1054) may be missing where the unit is HU (PS3.3, C.8.2.1);
+# where it says another unit, `load_series` refuses. Education and research, not for
 # diagnosis.
 
 # %% [markdown]
@@ -322,10 +336,15 @@ plt.show()
 # %% [markdown]
 # ## References
 #
-# - DICOM PS3.3, C.11.1: Modality LUT, Rescale Slope, Intercept and Type.
-# - DICOM PS3.3, C.8.2.1: the CT Image module; for CT images the unit is HU.
-# - DICOM PS3.3, C.7.5.1.1.2: Pixel Padding Value and Range.
-# - DICOM PS3.3, C.11.2.1.2: window center and width, the linear function.
+# - DICOM PS3.3, C.11.1: Modality LUT; C.8.2.1: the CT Image module, whose unit is HU;
+#   C.7.5.1.1.2: Pixel Padding Value and Range; C.7.6.3: Pixel Representation;
+#   C.11.2.1.2.1: the linear window. PS3.5, 8.1.1: unused bits.
+# - *European Guidelines on Quality Criteria for Computed Tomography*, EUR 16262 (1999):
+#   windows for chest CT.
+# - K. T. Bae et al., Radiology 236 (2005), 677-684: how far readers move a mediastinal
+#   window.
+# - M. Prokop and M. Galanski, *Spiral and Multislice Computed Tomography of the Body*,
+#   Thieme (2003): HU of tissues, kernels, contrast medium.
 # - G. N. Hounsfield, "Computerized transverse axial scanning (tomography)", British
 #   Journal of Radiology 46 (1973), 1016-1022: the scale's origin.
 #
