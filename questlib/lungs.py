@@ -151,10 +151,11 @@ def segment_lungs(volume: Volume) -> LungMask:
     middle = _mean_column(airway if airway.any() else parts > 0)
     labels = split_lungs(parts, scale, step, middle)
     labels = close_lungs(labels, step, inside & (parts == 0))
-    level = air + LEVEL * (tissue - air)
-    full = refine(array, (labels, airway, below), box, factor, level)
     findings += describe_findings(labels, airway, leak)
     findings += describe_left_out(labels, scale, step)
+    del coarse, inside, parts, scale  # the full grid needs the room
+    level = air + LEVEL * (tissue - air)
+    full = refine(array, (labels, airway, below), box, factor, level)
     return _finish(volume, *(restore(part, order, flip) for part in full), findings)
 
 
@@ -182,12 +183,15 @@ def find_inside(scale, padding, step):
     """Find the air inside the body; `below` is all air."""
     below = (scale < LEVEL) & ~padding
     pure = scale < PURE
-    inside = below & ~find_outside(below, padding, pure)
     wall = ~below
     if int(WALL_MM / step[1]):  # a coarser grid shows no sheet thin enough
         disk = _disk(WALL_MM, step)
         wall = _dilate(_erode(wall | padding, disk), disk)
-    sure = inside & ~find_outside(~wall, padding, pure)
+    with ThreadPoolExecutor(2) as pool:
+        around = pool.map(lambda air: find_outside(air, padding, pure), (below, ~wall))
+    outside, behind = around  # the second takes no blanket for a wall
+    inside = below & ~outside
+    sure = inside & ~behind
     cut = find_cut_by_edge(below & ~inside, pure, step)
     if cut.any():
         labels, count = ndimage.label(cut | inside)
@@ -208,21 +212,24 @@ def find_cut_by_edge(air, pure, step):
     touching = np.bincount(on, minlength=count + 1)
     cut = np.bincount(on, dark, count + 1) <= 0.5 * touching
     cut &= np.isin(np.arange(count + 1), labels[ends[0]])
-    cut &= np.bincount(labels.ravel()) * step[1] > DEPTH_MM * touching
     cut[0] = False
-    return cut[labels] if cut.any() else np.zeros(air.shape, bool)
+    if not cut.any():
+        return np.zeros(air.shape, bool)
+    cut &= np.bincount(labels.ravel()) * step[1] > DEPTH_MM * touching
+    return cut[labels]
 
 
 def _box(mask, margin):
     """Slices around what is True, with a margin in voxels; None where nothing is."""
-    found = ndimage.find_objects(mask.view(np.uint8))
-    if not found:
-        return None
-    margin = np.broadcast_to(margin, mask.ndim)
-    return tuple(
-        slice(max(side.start - n, 0), min(side.stop + n, size))
-        for side, n, size in zip(found[0], margin, mask.shape, strict=True)
-    )
+    sides = []
+    for axis, n in enumerate(np.broadcast_to(margin, mask.ndim)):
+        seen = np.flatnonzero(mask.any(tuple({*range(mask.ndim)} - {axis})))
+        if not seen.size:
+            return None
+        sides.append(
+            slice(max(seen[0] - n, 0), min(seen[-1] + 1 + n, mask.shape[axis]))
+        )
+    return tuple(sides)
 
 
 def _dilate(mask, structure, outside=False):
@@ -232,12 +239,15 @@ def _dilate(mask, structure, outside=False):
     """
     half = [n // 2 for n in structure.shape]
     padded = np.pad(mask, [(n, n) for n in half], constant_values=outside)
-    out, wide = np.zeros(mask.shape, bool), False
     planes, rows, columns = mask.shape
+    out, wide = (
+        np.zeros(mask.shape, bool),
+        padded[:, :, half[2] :][:, :, :columns].copy(),
+    )
     width = structure.sum(2) // 2
     for n in range(half[2] + 1):  # rows of the structure that reach n to each side
-        for start in (half[2] - n, half[2] + n):
-            wide = wide | padded[:, :, start : start + columns]
+        for start in (half[2] - n, half[2] + n) if n else ():
+            wide |= padded[:, :, start : start + columns]
         for plane, row in np.argwhere((width == n) & structure.any(2)):
             out |= wide[plane : plane + planes, row : row + rows]
     return out
@@ -604,17 +614,23 @@ def find_left_out(labels, scale, step):
     axis = round(np.median(ends))  # twice the column of the mirror
     seen = slice(max(axis - column[-1], 0), min(axis, column[-1]) + 1)
     near = np.abs(column - axis / 2) * step[2] <= MIDDLE_MM
-    found, deep, disk = [], max(1, int(DEEP_MM / step[0])), _disk(REGION_MM, step)
+    found, deep = [], max(1, int(DEEP_MM / step[0]))
+    disk, margin = _disk(REGION_MM, step), _disk(MARGIN_MM, step)
     for side, name in ((RIGHT, "right"), (LEFT, "left")):
         mirror = np.zeros(labels.shape, bool)
         mirror[..., seen] = labels[..., seen][..., ::-1] == 3 - side
         mirror[..., near] = False
-        mirror = _erode(mirror, _disk(MARGIN_MM, step))
-        below = np.maximum.accumulate(labels == side, axis=0)
-        below[deep:] |= mirror[:-deep]
-        region = mirror & below & (labels == 0) & (scale > SOLID)
+        solid = (labels == 0) & (scale > SOLID)
         if side == LEFT:
-            region[:, ~back] = False
+            solid[:, ~back] = False
+        box = _box(solid & mirror, margin.shape)
+        if box is None:
+            continue
+        box = np.s_[:, box[1], box[2]]
+        mirror = _erode(mirror[box], margin)
+        below = np.maximum.accumulate(labels[box] == side, axis=0)
+        below[deep:] |= mirror[:-deep]
+        region = mirror & below & solid[box]
         region, count = ndimage.label(_dilate(_erode(region, disk), disk))
         if not count:
             continue
@@ -640,7 +656,9 @@ def _finish(volume, labels=None, airway=None, findings=()):
     if labels is None:
         labels = np.zeros(volume.shape, np.uint8)
         airway = np.zeros(volume.shape, bool)
-    both, left = np.count_nonzero(labels), np.count_nonzero(labels == LEFT)
+    both, left = np.count_nonzero(labels), 0
+    for plane in labels:
+        left += np.count_nonzero(plane == LEFT)
     count = [both - left, left, np.count_nonzero(airway)]
     voxel_ml = np.prod(volume.spacing) / 1000
     volumes = [float(n * voxel_ml) for n in count]

@@ -385,11 +385,13 @@ def find_outside(air: np.ndarray, padding: np.ndarray, pure: np.ndarray) -> np.n
     Built in notebook 08.
     """
     labels, count = ndimage.label(air & ~padding, IN_PLANE)
-    edge = _frame(padding) | padding
-    edge[:, 1:] |= padding[:, :-1]
-    edge[:, :-1] |= padding[:, 1:]
-    edge[..., 1:] |= padding[..., :-1]
-    edge[..., :-1] |= padding[..., 1:]
+    edge = _frame(padding)
+    if padding.any():
+        edge |= padding
+        edge[:, 1:] |= padding[:, :-1]
+        edge[:, :-1] |= padding[:, 1:]
+        edge[..., 1:] |= padding[..., :-1]
+        edge[..., :-1] |= padding[..., 1:]
     touching = np.bincount(labels[edge], minlength=count + 1)
     dark = np.bincount(labels[edge & pure], minlength=count + 1)
     outside = dark > 0.5 * touching
