@@ -19,7 +19,7 @@
 # | a volume with its geometry | [02](02_stack_a_series.ipynb) | necessary |
 # | Hounsfield units | [03](03_convert_to_hounsfield.ipynb) | helpful |
 #
-# **Time** 25 minutes · **memory** 600 MB · **download** none · **data and licence**
+# **Time** 25 minutes · **memory** 700 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
 # ![A coronal plane of the scan, drawn voxel by voxel and in millimetres](images/04_resample_to_millimetres.png)
@@ -38,7 +38,8 @@ use_style()
 # ## How big is a voxel?
 #
 # Load the scan and ask for its spacing: the distance of neighboring voxel centers along
-# plane, row and column.
+# plane, row and column. Within a plane it is *Pixel Spacing* (0028,0030); between planes
+# `load_series` measured it from *Image Position (Patient)* (0020,0032).
 
 # %%
 scan = questlib.choose_scan()
@@ -57,10 +58,22 @@ print("extent in mm:", extent.round(1))
 
 # %% [markdown] tags=["patient"]
 # Five millimetres along the patient, less than one within a plane. A program that counts
-# voxels instead of millimetres sees this patient pressed flat. Look for yourself.
+# voxels instead of millimetres sees this patient pressed flat.
+
+# %% [markdown]
+# Look for yourself. Cut a coronal plane by rule: through a place three quarters of the way
+# up, 70 % of the way to the back and 65 % to the left. In a usual axial scan that is the
+# upper left chest.
+
+# %%
+place = (np.array(volume.shape) * (0.75, 0.70, 0.65)).astype(int)
+level, row, column = place
+print("plane, row, column:", place)
+
+# %% [markdown]
+# Draw it twice: voxel by voxel, and in millimetres.
 
 # %% tags=["cover"]
-row = volume.shape[1] // 2
 coronal = apply_window(volume.array[::-1, row], -600, 1500)
 fig, axes = plt.subplots(1, 2, figsize=(9, 3.6))
 axes[0].imshow(coronal)
@@ -71,9 +84,13 @@ plt.show()
 
 # %% [markdown]
 # Left, each voxel is one square pixel; right, each voxel has its true size (the left
-# picture assumes a usual axial scan). Both show the same numbers. A ball of a lung
-# nodule is a pancake on the left, and so it is for every filter, every "3 x 3 x 3
-# voxels" and every network that you apply to the raw grid.
+# picture assumes a usual axial scan). Both show the same numbers. A round nodule is a
+# pancake on the left, and so it is for every filter, every "3 x 3 x 3 voxels" and every
+# network that you apply to the raw grid.
+
+# %% [markdown] tags=["patient"]
+# The white ball high in the left lung, at your right, is the tumor. In the left picture it
+# is a flat smear: nobody would call it round, or guess its size.
 
 # %% [markdown]
 # ## Where does the new grid lie?
@@ -148,8 +165,7 @@ print((matrix @ values).round(0))
 
 # %% [markdown]
 # That is the whole idea. A volume has three axes, so it takes three matrices: columns,
-# rows, planes. The helper builds the same matrix. It stores only what is not zero, and
-# that is nearly all of its speed.
+# rows, planes. The helper builds the same matrix, and stores only what is not zero.
 
 # %%
 from questlib.resample import interpolation_matrix, resample
@@ -202,6 +218,29 @@ plt.show()
 # %% [markdown]
 # The steps along the patient are gone, the detail is not better: interpolation draws
 # between the planes, it cannot know what lies there.
+#
+# What does that do to a border? Go down from the place of the cut, averaging five columns
+# against the noise, to the steepest step from lung to soft tissue. Print the two planes
+# beside it, then the new voxels from the one to the other.
+
+# %%
+line = sheet[:, column - 2 : column + 3].mean(axis=1)
+k = np.diff(line[: level + 1]).argmax()
+mm = half_old[0] - half_new[0] + np.arange(count[0]) * step
+between = (mm >= k * spacing[0]) & (mm <= (k + 1) * spacing[0])
+pair, new = line[k : k + 2], (planes @ line)[between]
+print(f"planes {k} and {k + 1} lie {spacing[0]:.1f} mm apart")
+print("two planes:", pair.round().astype(int), "HU")
+print("new voxels:", new.round().astype(int), "HU")
+
+# %% [markdown] tags=["patient"]
+# This is the lower border of the tumor. One plane holds lung at -741 HU, the next tumor at
+# -12 HU, and where the border lies in these 5 mm nobody knows. The four new values between
+# them, from -595 to -158 HU, were never measured. **What would fool you here is a soft rim
+# that looks like ground glass.**
+#
+# Where the tumor touches the chest wall, soft tissue lies on both sides: there is no step in
+# HU, and no kernel draws a border there. Notebook 05 measures that.
 
 # %% [markdown]
 # ## What does a sharper curve cost?
@@ -223,7 +262,9 @@ curves = {
 
 # %%
 for name, curve in curves.items():
-    print(f"{name:15} from {curve.min():6.0f} to {curve.max():4.0f} HU")
+    beyond = 100 * (curve.max() - 40) / (40 - -1000)
+    ends = f"from {curve.min():6.0f} to {curve.max():4.0f} HU"
+    print(f"{name:15} {ends}, {beyond:2.0f} % of the edge too far")
 
 # %% [markdown]
 # Look at where it happens.
@@ -239,22 +280,55 @@ ax.legend(loc="upper left")
 plt.show()
 
 # %% [markdown]
-# The cubic curve passes through every old voxel, and swings out on both sides of the
-# edge by 7 % of its height; the spline by 11 %, and goes on swinging. Below -1000 HU there is no tissue and
-# no gas: **what would fool you here is a dark rim around every vessel that the patient
-# does not have.** Linear never leaves the range of its two neighbors. It blurs a little
-# instead.
+# Dots are the old voxels, and all curves pass through them. The cubic curve swings out on
+# both sides of the edge by 7 % of its height; the spline by 11 %, and goes on swinging.
+# Below -1000 HU there is no tissue and no gas: **what would fool you here is a dark rim
+# around every vessel that the patient does not have.** Linear never leaves the range of its
+# two neighbors. It blurs a little instead.
 #
 # questlib takes linear unless you ask for `order=3`. For pictures cubic is fine. For
 # labels take `order=0`, the nearest voxel: half of label 1 and half of label 3 is not
 # label 2.
 
 # %% [markdown]
+# ## Why is this fast?
+#
+# `zoom` works on one new voxel at a time. A cubic kernel takes 4 neighbors along each axis,
+# so 4 x 4 x 4 = 64, and `zoom` puts the weight of each together from three, anew for every
+# voxel.
+#
+# But along one axis all lines of voxels share the same weights. So three matrices hold them
+# all. Count the multiplications: each number in a matrix that is not zero (`nnz`) costs one
+# for every line of voxels. Rows and columns come first, then planes.
+
+# %%
+cubic = [
+    interpolation_matrix(old, new, ratio, order=3)
+    for old, new, ratio in zip(volume.shape, count, step / spacing)
+]
+shape, products = np.array(volume.shape), 0
+for axis in (1, 2, 0):
+    products += cubic[axis].nnz * (shape.prod() / shape[axis])
+    shape[axis] = count[axis]
+print(f"voxel by voxel: {4**3} multiplications for each new voxel")
+print(f"three matrices: {products / shape.prod():.1f}")
+
+# %% [markdown]
+# A product became a sum: 4 + 4 + 4 instead of 4 x 4 x 4. It is even less where planes
+# become more, because rows and columns are then done on the few old planes. An axis that
+# becomes coarser takes a few more (next section). And the 64 leave out how each weight is
+# made.
+#
+# Multiplications are not seconds; memory and the number of cores count too. What a stopwatch
+# says, beside other programs, is in `benchmarks/RESULTS.md`.
+
+# %% [markdown]
 # ## What happens to fine detail?
 #
 # So far voxels became smaller. Now make them larger: stripes of 1 mm, sampled every
 # 2.7 mm. First by taking the nearest voxel and skipping the others, then with the
-# helper, which averages as it goes.
+# helper, which averages as it goes. (The three voxels at each end, where values repeat, are
+# left out of the swing.)
 
 # %%
 stripes = np.where(np.arange(300) % 2, 0.0, 1000.0)
@@ -279,7 +353,7 @@ plt.show()
 # %% [markdown]
 # The middle row shows stripes that are broader than the true ones. They are invented:
 # *aliasing*. In a chest the same thing turns fine vessels into beads and noise into
-# grain. Averaging gives the even gray that a thick voxel really sees.
+# grain. The lower row is nearly even: the gray that a thick voxel really sees.
 #
 # A tent that is just as broad as the new voxel does both jobs at once, and the matrix
 # only gets more numbers in each row. `resample` does this whenever an axis becomes
@@ -290,23 +364,37 @@ plt.show()
 #
 # A network wants equal arrays, and patients are not equal. Many readers of 2017 asked
 # for both at once: equal voxels *and* equal shapes. The size of a patient is in
-# millimetres, so one of the two has to give. There are three ways. Take 384 voxels an
-# axis as the goal.
+# millimetres, so one of the two has to give. There are three ways.
+#
+# **Pad or crop.** Voxels stay 1 mm. What is missing becomes air, what is too much is cut
+# off, half of it at each end. Take 384 voxels an axis as the goal.
 
 # %%
-goal = (384, 384, 384)
+goal = np.array([384, 384, 384])
+front = goal // 2 - np.array(cube.shape) // 2
+back = goal - cube.shape - front
+pads = np.maximum([front, back], 0).T
+cut = tuple(slice(-f, -f + n) if f < 0 else slice(n) for f, n in zip(front, goal))
+by_hand = np.pad(cube.array[cut], pads, constant_values=-1000)
+
+# %% [markdown]
+# The helper does the same, and moves the origin along: no voxel leaves its place in the
+# patient.
+
+# %%
 fitted = questlib.fit_shape(cube, goal)
+assert np.array_equal(fitted.array, by_hand)
+assert np.allclose(fitted.origin, cube.affine[:3] @ (*-front, 1))
 print(fitted)
 
 # %% [markdown]
-# **Pad or crop.** Voxels stay 1 mm. What is missing becomes air, what is too much is cut
-# off. Count what was cut off: everything denser than -500 HU, table included.
+# Count what was cut off: everything denser than -500 HU, table included.
 
 # %%
 dense = np.count_nonzero(cube.array > -500)
 kept = np.count_nonzero(fitted.array > -500)
 print(f"cut off: {100 * (1 - kept / dense):.1f} % of what is not air")
-print(f"new air: {100 * (1 - np.minimum(cube.shape, goal).prod() / 384**3):.1f} %")
+print(f"new air: {100 * (1 - np.minimum(cube.shape, goal).prod() / goal.prod()):.1f} %")
 
 # %% [markdown]
 # What is cut off is gone. Arms and table are no loss, a lung would be: look at which
@@ -393,12 +481,13 @@ resample(volume, 0.01)
 # ## References
 #
 # - DICOM PS3.3, C.7.6.2.1.1: Image Position (Patient) is the center of the first voxel.
-# - DICOM PS3.3, 10.7.1.3: Pixel Spacing, between rows first.
+# - DICOM PS3.3, 10.7.1.3: Pixel Spacing, the distance between rows first.
 # - R. Keys, "Cubic convolution interpolation for digital image processing", IEEE
 #   Transactions on ASSP 29 (1981), 1153-1160: the cubic kernel used here.
 # - P. Thévenaz, T. Blu, M. Unser, "Interpolation revisited", IEEE Transactions on
 #   Medical Imaging 19 (2000), 739-758: kernels compared, and why splines swing.
-# - `scipy.ndimage.zoom`: its `grid_mode` option decides between centers and edges.
+# - `scipy.ndimage.zoom`: its `grid_mode` option decides between centers and edges. Its C
+#   source, `ni_interpolation.c`, shows the loop over all neighbors of a voxel.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 

@@ -20,7 +20,7 @@
 # | HU | [03](03_convert_to_hounsfield.ipynb) | necessary |
 # | spacing | [04](04_resample_to_millimetres.ipynb) | helpful |
 #
-# **Time** 20 minutes · **memory** 400 MB · **download** none · **data and licence**
+# **Time** 20 minutes · **memory** 300 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
 # ![Histogram of a chest CT with tissue bands and four thresholds](images/05_read_the_histogram.png)
@@ -78,18 +78,20 @@ print(len(counts), "bins,", width, "HU each, from", edges[0], "to", edges[-1], "
 # Draw the counts.
 
 # %%
-plt.stairs(counts, edges, fill=True, color="0.3")
+plt.stairs(counts / 1e6, edges, fill=True, color="0.3")
 plt.xlabel("radiodensity (HU)")
-plt.ylabel(f"voxels in each {width} HU bin")
+plt.ylabel(f"million voxels in each {width} HU bin")
 plt.show()
 
 # %% [markdown]
-# One tower of air, and a low hill near zero. A linear axis is honest about amounts and
-# useless for rare tissues: bone is there, but you cannot see it. A logarithmic axis
-# shows all of it. Remember then that one step up means ten times as many voxels.
+# A tower of air near -1000 HU, and a low, broad hill near zero. A linear axis is honest
+# about amounts and useless for rare tissues: bone is there, but you cannot see it. A
+# logarithmic axis shows all of it. Remember then that one step up means ten times as many
+# voxels.
 #
-# `TISSUES` holds the usual ranges. They are for reading, not for segmenting: contrast
-# medium, kernel and tube voltage move them, and neighbors overlap.
+# `TISSUES` holds usual ranges. They are for reading, not for segmenting: contrast medium
+# and tube voltage move them, a sharp kernel widens them, and sources differ. Work on body
+# composition, for example, counts -190 to -30 HU as fat.
 
 # %%
 for name, (low, high) in TISSUES.items():
@@ -111,8 +113,8 @@ plt.show()
 # Same bins, same counts: the assertion holds. Read the picture from left to right: air,
 # the slope of the lungs, fat and soft tissue side by side, and the long tail of bone.
 # The valley between lung and fat is low, because few tissues of a healthy chest are half
-# air. What lies there is mostly *partial volume*: voxels on a border that
-# average air and tissue.
+# air. What lies there is mostly *partial volume*: voxels on a border that average air and
+# tissue.
 
 # %% [markdown]
 # ## What hides in the tallest peak?
@@ -124,18 +126,27 @@ values, counts = np.unique(hu, return_counts=True)
 for value, count in zip(values[:4], counts[:4], strict=True):
     print(f"{value} HU: {100 * count / hu.size:5.2f} % of the voxels")
 
-# %% [markdown] tags=["patient"]
-# A fifth of this scan, 20.50 %, holds exactly -1024 HU, and the next values hardly
-# occur at all. Noise spreads; a spike of one single value was *written*. Here it is the
-# lowest number that the scanner can store: padding outside the round field of view, and
-# air whose noise was cut off below.
-
 # %% [markdown]
-# A spike at the lowest value is no measurement. Leave it out before you compute a mean,
-# a spread, or a threshold.
+# Noise spreads; a spike of one single value was *written*. By whom? Padding outside the
+# round field of view holds that value in every plane. Count those voxels.
 
 # %%
 floor = values[0]
+always = (hu == floor).all(axis=0).mean()
+print(f"{floor} HU in every plane: {100 * always:5.2f} % of the voxels")
+
+# %% [markdown] tags=["patient"]
+# A fifth of this scan, 20.50 %, holds exactly -1024 HU, the stored value 0 of notebook 03.
+# About half of that, 10.52 %, does so in every plane: the corners outside the circle. The
+# rest is air that measured lower still, by noise or beside an edge that the sharp kernel
+# overshoots, and was cut off at this value.
+
+# %% [markdown]
+# A spike at the lowest value is no measurement. *Pixel Padding Value* (0028,0120) may name
+# it, if the file holds one. Leave the spike out before you compute a mean, a spread, or a
+# threshold.
+
+# %%
 measured = hu[hu > floor]
 print(f"mean with the spike:    {hu.mean():7.1f} HU")
 print(f"mean without the spike: {measured.mean():7.1f} HU")
@@ -170,7 +181,7 @@ plt.show()
 
 # %% [markdown]
 # Two bright columns run through all planes: air on the left, soft tissue with its
-# shoulder of fat on the right. Between them the haze of lung comes and goes with the
+# shoulder of fat on the right. Beside the air, the haze of lung comes and goes with the
 # height. Bone is the faint veil on the right.
 #
 # Which plane has most lung? Count the lung range in each. This rule works for any chest,
@@ -248,11 +259,12 @@ print(f"Otsu: {thresholds['Otsu']:.0f} HU")
 
 # %% [markdown]
 # **By 2-means.** Start anywhere, take the mean of each group, move the threshold half
-# way between the means, and repeat until nothing moves. On the histogram a step costs
-# microseconds, needs no random start, and always gives the same answer. The tutorial
-# of 2017 let a general clustering program do this on all pixels, from random starts.
+# way between the means, and repeat until nothing moves. On the histogram a step adds up a
+# few thousand counts instead of millions of voxels, and no start is random. The tutorial of
+# 2017 let a general clustering program do this on the pixels, from random starts.
 
 # %%
+print(len(values), "counts stand for", measured.size, "voxels")
 threshold, before = -200.0, np.nan
 while threshold != before:
     low = values < threshold
@@ -304,7 +316,7 @@ plt.show()
 
 # %%
 lowest, highest = min(thresholds.values()), max(thresholds.values())
-between = np.count_nonzero((hu >= lowest) & (hu < highest))
+between = np.count_nonzero((hu > lowest) & (hu <= highest))
 voxel_ml = np.prod(volume.spacing) / 1000
 print(f"{lowest:.0f} to {highest:.0f} HU: {between * voxel_ml:.0f} mL in dispute")
 
@@ -313,22 +325,72 @@ print(f"{lowest:.0f} to {highest:.0f} HU: {between * voxel_ml:.0f} mL in dispute
 # most lung.
 
 # %%
-dispute = (hu >= lowest) & (hu < highest)
+dispute = (hu > lowest) & (hu <= highest)
 ax = plt.subplots(figsize=(5, 5))[1]
 show_plane(volume, best, labels=dispute, overlay="both", ax=ax)
 ax.get_legend().get_texts()[0].set_text("in dispute")
 plt.show()
 
 # %% [markdown]
-# You have to look twice: rims around vessels and along the heart, and at the skin a line
-# too thin for this picture. Between lung and wall HU rise so steeply that any sensible threshold cuts at
-# nearly the same place. The choice of the threshold is *not* what makes lung masks good
-# or bad. The vessels, the air outside, and disease are.
+# You have to look twice: rims around vessels and along the heart, a line at the skin, and
+# the table. Between lung and wall HU rise so steeply that any sensible threshold cuts at
+# nearly the same place. The choice of the threshold is *not* what makes lung masks good or
+# bad. Vessels, the air outside, and disease are.
+
+# %% [markdown]
+# ## Can a threshold find a tumor?
+#
+# Measure two boxes, about 10 mm wide, placed by rule: three quarters of the way up, 65 % to the
+# left, and 70 % or 85 % to the back. In a usual axial scan that is the upper left chest,
+# and the muscles of the back behind it.
+
+
+# %%
+def cut_box(*place, half=5):
+    center = (np.array(hu.shape) * place).astype(int)
+    reach = np.maximum(half // np.array(volume.spacing), 1).astype(int)
+    ends = zip(center - reach, center + reach + 1, strict=True)
+    return hu[tuple(slice(*pair) for pair in ends)].ravel()
+
+
+boxes = {"inner": cut_box(0.75, 0.70, 0.65), "outer": cut_box(0.75, 0.85, 0.65)}
+for name, box in boxes.items():
+    print(f"{name:5} box: mean {box.mean():4.0f} HU, spread {box.std():3.0f} HU")
+
+# %% [markdown]
+# Lay their histograms over each other.
+
+# %%
+for (name, box), style in zip(boxes.items(), ("-", "--"), strict=True):
+    plt.hist(box, edges[::3], histtype="step", lw=2, ls=style, label=f"{name} box")
+plt.xlim(-300, 400)
+plt.xlabel("radiodensity (HU)")
+plt.ylabel(f"voxels in each {3 * width} HU bin")
+plt.legend()
+plt.show()
+
+# %% [markdown]
+# If the two hills lie on top of each other, no cut can part them. Try all cuts, and count
+# how many voxels the best one puts on the wrong side. Guessing would be wrong for 50 %.
+
+# %%
+inner, outer = boxes.values()
+cuts = np.arange(-300, 400)
+share = np.array([np.mean(np.append(inner > t, outer <= t)) for t in cuts])
+wrong = 100 * np.minimum(share, 1 - share)  # whichever box lies higher
+print(f"best cut at {cuts[wrong.argmin()]} HU: {wrong.min():.0f} % on the wrong side")
 
 # %% [markdown] tags=["patient"]
-# Disease above all. This patient's mass has the HU of soft tissue. No threshold tells
-# it from the chest wall that it touches, so every mask in this notebook leaves it out.
-# Keep that in mind for notebook 08.
+# The inner box lies in the tumor: 17 HU, among the soft tissues. The muscle behind it has
+# 45 HU, and single voxels of both scatter by more than 60 HU. The two hills overlap almost
+# everywhere, and the best cut is wrong for 38 % of the voxels. So no threshold draws a
+# border between tumor and chest wall, and every mask in this notebook leaves the tumor out.
+# **What would fool you here is a histogram that looks healthy.** It knows amounts, not
+# places.
+
+# %% [markdown]
+# A mean over many voxels tells more than one voxel: that is why you draw a region of
+# interest. But someone has to know where to put it.
 
 # %% [markdown]
 # One more trap. A broken scan may hold values that are not numbers. A histogram would
@@ -357,17 +419,17 @@ show_histogram(broken)
 # - Bins are a whole number of HU wide, with edges at halves.
 # - A logarithmic axis shows rare tissues; say how much lies outside of it.
 # - A spike of one value is padding or clipping: leave it out.
-# - Otsu and 2-means are the same question; on a histogram both are exact and instant.
+# - Otsu and 2-means ask the same question; on a histogram neither needs chance.
 # - A histogram knows no place: lung and room air overlap, and so do mass and muscle.
 
 # %% [markdown]
 # ## In practice
 #
 # Hospital software rarely thresholds a whole scan: it finds the body first, then looks
-# inside. Tissue ranges come from phantoms and shift with tube voltage, kernel, contrast
-# medium and age. Emphysema is reported as the share of *lung* voxels below -950 HU, on
-# thin planes and a soft kernel; from this histogram you could not read it. Noise of a
-# sharp kernel widens every peak. Education and research, not for diagnosis.
+# inside. Tissue ranges are conventions, and shift with tube voltage, contrast medium and
+# age. Emphysema is reported as the share of *lung* voxels below -950 HU, on thin planes and
+# a soft kernel; from this histogram you could not read it. Noise of a sharp kernel widens
+# every peak. Education and research, not for diagnosis.
 
 # %% [markdown]
 # ## What's next
@@ -382,10 +444,23 @@ show_histogram(broken)
 #   on Systems, Man, and Cybernetics 9 (1979), 62-66.
 # - S. P. Lloyd, "Least squares quantization in PCM", IEEE Transactions on Information
 #   Theory 28 (1982), 129-137: the iteration behind 2-means.
-# - DICOM PS3.3, C.7.5.1.1.2: Pixel Padding Value and Range.
 # - P. A. Gevenois et al., "Comparison of computed density and microscopic morphometry in
 #   pulmonary emphysema", American Journal of Respiratory and Critical Care Medicine 154
 #   (1996), 187-192: the limit of -950 HU.
+# - DICOM PS3.3, C.7.5.1.1.2: Pixel Padding Value (0028,0120) and Pixel Padding Range Limit
+#   (0028,0121).
+
+# %% [markdown]
+# The ranges of `TISSUES` are rounded from such sources:
+#
+# - M. Prokop and M. Galanski, *Spiral and Multislice Computed Tomography of the Body*,
+#   Thieme (2003): HU of tissues.
+# - L. Gattinoni et al., "What has computed tomography taught us about the acute respiratory
+#   distress syndrome?", American Journal of Respiratory and Critical Care Medicine 164
+#   (2001), 1701-1711: -900 to -500 HU as normally aerated lung.
+# - N. Mitsiopoulos et al., "Cadaver validation of skeletal muscle measurement by magnetic
+#   resonance imaging and computerized tomography", Journal of Applied Physiology 85 (1998),
+#   115-122: the wider range of fat.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
@@ -397,8 +472,13 @@ show_histogram(broken)
 
 # %%
 lung_range = (hu[best] >= -950) & (hu[best] <= -500)
-for name, part in (("lung range", lung_range), ("air inside", inside)):
+parts = {"lung range": lung_range, "air inside": inside, "both": lung_range & inside}
+for name, part in parts.items():
     print(f"{name}: {part.sum() * voxel_ml:.0f} mL")
+
+# %% [markdown] tags=["patient"]
+# Here the lung range is larger. Of its 213 mL, 138 mL are air inside the body; the rest is
+# noisy air outside, and borders.
 
 # %% [markdown]
 # 2. It moves, because there is less air around the patient to weigh the lower mean.
@@ -409,9 +489,11 @@ center = hu[best][quarter:-quarter, third:-third]
 print(f"whole plane {threshold_otsu(hu[best])} HU, center {threshold_otsu(center)} HU")
 
 # %% [markdown]
-# 3. Count the zeros, and check that the bins cover what the axis label says.
+# 3. Those below the lowest value of the scan. There may be more in a small scan, or above
+#    its highest value.
 
 # %%
 counts, _ = np.histogram(hu, edges)
-assert counts.sum() == np.count_nonzero((hu > edges[0]) & (hu < edges[-1]))
-print((counts == 0).sum(), "of", len(counts), "bins are empty")
+below = edges[1:] < floor
+assert not counts[below].any()
+print((counts == 0).sum(), "bins are empty,", below.sum(), "of them below", floor, "HU")

@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import questlib
-from questlib.display import OKABE_ITO, WINDOWS, use_style
+from questlib.display import OKABE_ITO, WINDOWS, apply_window, use_style
 from questlib.volume import AXIAL
 
 use_style()
@@ -104,12 +104,14 @@ plt.show()
 # ## Which side is which?
 #
 # By convention you look at an axial plane from the feet, and at a coronal plane from the
-# front, as if the patient faced you. In both, the patient's left is at your right. The
-# letters say it on every picture: **R** and **L** for right and left, **A** and **P**
-# for anterior and posterior, **H** and **F** for head and feet.
+# front, as if the patient faced you. In both, the patient's left is at your right. For
+# sagittal planes programs differ; here you look from the patient's left. The letters say
+# it on every picture: **R** and **L** for right and left, **A** and **P** for anterior and
+# posterior, **H** and **F** for head and feet.
 #
-# They come from the header. Each column of `direction` says where one axis of the array
-# points in LPS: x grows to the patient's left, y to the back, z to the head.
+# They come from *Image Orientation (Patient)* (0020,0037), which notebook 02 turned into
+# `direction`. Each of its columns says where one axis of the array points in LPS: x grows
+# to the patient's left, y to the back, z to the head.
 
 # %%
 for name, unit in zip(("plane", "row", "column"), volume.direction.T, strict=True):
@@ -138,7 +140,7 @@ axes = plt.subplots(1, 2, figsize=(8, 4))[1]
 index = hu.shape[0] // 3
 stored = mirrored.array[index]
 axes[0].imshow(stored, vmin=-160, vmax=239, interpolation="antialiased")
-axes[0].set_title("as stored")
+axes[0].set(title="as stored", xlabel="column", ylabel="row")
 show_plane(mirrored, index, window="mediastinum", ax=axes[1])
 plt.show()
 
@@ -169,10 +171,10 @@ for ax, (name, (center, width)) in zip(axes, WINDOWS.items(), strict=True):
 plt.show()
 
 # %% [markdown]
-# The *lung* window shows vessels, fissures and nodules; everything denser is white. The
-# *mediastinum* window separates fat, muscle and fluid; lung is black. The *bone* window
-# tells the cortex from what lies inside. None is the picture: each one answers one
-# question, and hides the rest.
+# Same plane, same numbers. The *lung* window shows vessels, fissures and nodules; soft
+# tissue is nearly white. The *mediastinum* window shows fat darker than fluid, and fluid a
+# little darker than muscle; lung is black. The *bone* window tells the cortex from what lies
+# inside. None is *the* picture: each one answers one question, and hides the rest.
 
 # %% [markdown]
 # ## Where in the scan are you?
@@ -188,9 +190,9 @@ show_montage(volume, count=15)
 plt.show()
 
 # %% [markdown] tags=["patient"]
-# Follow the lungs from the top. At the end of the first row and the start of the
-# second, a mass lies in the upper left chest, against the posterior chest wall. The tumor
-# goes with you through the next notebooks: remember where it is.
+# Follow the lungs from the top. In the last two pictures of the first row, planes 50 and
+# 45, a mass lies in the upper left chest, against the posterior chest wall. The tumor goes
+# with you through the next notebooks: remember where it is.
 
 # %% [markdown]
 # ## How do three planes meet?
@@ -205,6 +207,10 @@ lungs = questlib.segment_lungs(volume)
 labels = lungs.labels
 for name in ("right", "left"):
     print(f"{name:5} lung: {lungs.volumes_ml[name] / 1000:.2f} L")
+
+# %% [markdown] tags=["patient"]
+# The left lung is normally a little smaller, because the heart takes its room. A gap like
+# this one, 2.28 L against 3.16 L, is a reason to look for what is missing.
 
 # %% [markdown]
 # Take the voxel in the middle of the left lung, and let the three planes meet in it.
@@ -229,22 +235,46 @@ plt.show()
 # As a *contour* where you judge its border, since a contour hides nothing inside. As a
 # *translucent color* where you want to see at a glance what belongs to it.
 #
-# Choose colors that everybody can tell apart: one man in twelve sees red and green
-# alike. The palette of Okabe and Ito avoids such pairs.
+# Choose colors that many eyes can tell apart: up to one man in twelve confuses red with
+# green. The palette of Okabe and Ito avoids such pairs.
+#
+# By hand, a translucent color is a mixture: here 60 % of the gray and 40 % of the color.
 
 # %%
-axes = plt.subplots(1, 2, figsize=(6.4, 3.4))[1]
-for ax, overlay in zip(axes, ("contour", "color"), strict=True):
+gray = apply_window(hu[best], *WINDOWS["lung"])[..., None]
+paint = [int(OKABE_ITO["sky"][k : k + 2], 16) for k in (1, 3, 5)]
+right = labels[best, ..., None] == 1
+mixed = np.where(right, 0.6 * gray + 0.4 * np.array(paint), gray)
+
+# %% [markdown]
+# `contour` at level 0.5 draws the border of what is True. Put both on one picture, and
+# beside it what `show_plane` draws.
+
+# %%
+axes = plt.subplots(1, 3, figsize=(9, 3.2))[1]
+axes[0].imshow(mixed.astype(np.uint8), interpolation="antialiased")
+axes[0].contour(labels[best] == 2, [0.5], colors=[OKABE_ITO["orange"]])
+axes[0].set(title="by hand", xlabel="column", ylabel="row")
+for ax, overlay in zip(axes[1:], ("contour", "color"), strict=True):
     show_plane(volume, best, labels=labels, overlay=overlay, ax=ax).set_axis_off()
     ax.set_title(overlay)
 plt.show()
 
 # %% [markdown]
-# Blue is right and orange is left, here and in every notebook that follows. The contour
-# runs half way between the last voxel inside and the first one outside.
-#
+# Blue is right and orange is left, here and in every notebook that follows. A contour runs
+# half way between the last voxel inside and the first one outside. Is each color laid over
+# its own label, at 40 %? Ask the picture.
+
+# %%
+for image in axes[2].images[1:]:
+    painted = ~image.get_array().mask
+    assert image.get_alpha() == 0.4
+    if np.allclose(volume.direction, AXIAL):
+        assert np.array_equal(painted, labels[best] == image.get_array().max())
+
+# %% [markdown]
 # How different are the two colors for an eye without color? Compare their lightness, by
-# the weights of the common gray conversion.
+# the weights that television chose for gray (ITU-R BT.601).
 
 # %%
 for name in ("sky", "orange"):
@@ -298,7 +328,8 @@ explore_planes(volume, labels)
 # %% [markdown]
 # ## Check yourself
 #
-# 1. Predict how many planes the sagittal view has, then ask `cut_plane` for one too many.
+# 1. Predict how many planes the sagittal view has, then ask `questlib.display.cut_plane` for
+#    one too many.
 # 2. Which letters stand at the four edges of the sagittal view? Predict, then print.
 # 3. How far apart, in mm, are the planes of a montage with 15 pictures?
 
@@ -315,8 +346,8 @@ explore_planes(volume, labels)
 # ## In practice
 #
 # A workstation interpolates between planes, shows several series side by side and
-# links their positions through the *Frame of Reference UID* (0020,0052). It reads on
-# calibrated screens (DICOM PS3.14), yours is not. Oblique scans keep oblique planes here
+# links their positions through the *Frame of Reference UID* (0020,0052). Its screens are
+# calibrated (DICOM PS3.14), yours may not be. Oblique scans keep oblique planes here
 # and get two letters, such as `AF`; a workstation would cut new planes. Education and
 # research, not for diagnosis.
 
@@ -329,24 +360,30 @@ explore_planes(volume, labels)
 # %% [markdown]
 # ## References
 #
-# - DICOM PS3.3, C.7.6.2.1.1: Image Position and Image Orientation (Patient).
-# - DICOM PS3.3, C.7.6.1.1.1: Patient Orientation, the letters.
-# - DICOM PS3.3, C.11.2.1.2: window center and width.
+# - DICOM PS3.3, C.7.6.2.1.1: Image Position and Image Orientation (Patient); C.7.6.1.1.1:
+#   Patient Orientation, the letters; C.7.4.1: Frame of Reference; C.11.2.1.2: window center
+#   and width.
+# - NiBabel documentation, "Radiological vs neurological conventions": who looks from the
+#   feet, and who from the head.
+# - *European Guidelines on Quality Criteria for Computed Tomography*, EUR 16262 (1999):
+#   ranges for the windows of a chest CT; the presets here are common choices.
 # - M. Okabe and K. Ito, "Color Universal Design" (2008): the palette.
-# - B. Wong, "Color blindness", Nature Methods 8 (2011), 441: why it matters.
+# - B. Wong, "Color blindness", Nature Methods 8 (2011), 441: how many men it concerns.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
 # %% [markdown]
 # ## Solutions
 #
-# 1. As many as the array has columns, so the last index is one less.
+# 1. As many as the array has voxels from side to side: in an axial scan its columns. The
+#    last index is one less.
 
 # %%
 from questlib.display import cut_plane
 
+sides = int(np.abs(volume.direction[0]).argmax())
 try:
-    cut_plane(volume, hu.shape[2], view="sagittal")
+    cut_plane(volume, volume.shape[sides], view="sagittal")
 except ValueError as error:
     print(error)
 
@@ -356,6 +393,7 @@ except ValueError as error:
 # %%
 letters = cut_plane(volume, view="sagittal").letters
 print("left, right, bottom, top:", *letters)
+assert [letter[0] for letter in letters] == ["A", "P", "F", "H"]
 
 # %% [markdown]
 # 3. The planes that are shown divide the scan evenly, rounded to whole planes.
@@ -364,3 +402,4 @@ print("left, right, bottom, top:", *letters)
 shown = np.unique(np.linspace(0, len(hu) - 1, min(15, len(hu))).round())
 steps = np.diff(shown) * volume.spacing[0]
 print(f"{steps.min():.1f} to {steps.max():.1f} mm")
+assert np.ptp(steps) < 1.01 * volume.spacing[0]
