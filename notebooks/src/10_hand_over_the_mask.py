@@ -19,7 +19,7 @@
 # | a mask of both lungs | [09](09_mask_the_lungs.ipynb) | necessary |
 # | grids and origins | [04](04_resample_to_millimetres.ipynb) | necessary |
 #
-# **Time** 25 minutes · **memory** 670 MB · **download** none · **data and licence**
+# **Time** 25 minutes · **memory** 700 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
 # ![Lungs and airway in three planes, read back from a DICOM SEG](images/10_hand_over_the_mask.png)
@@ -56,6 +56,9 @@ print({name: f"{ml:.0f} mL" for name, ml in mask.volumes_ml.items()})
 print(mask.findings or "no findings")
 
 # %% [markdown]
+# The second line holds the findings (notebook 09). Keep it in mind: will it reach
+# whoever gets the mask?
+#
 # The array alone is worth little. A program that opens it needs to know where voxel
 # (0, 0, 0) lies, how large a voxel is, and which way the axes run. Each format says this
 # in its own way, and that is where masks get mirrored.
@@ -70,7 +73,8 @@ print("label", labels[voxel], "at LPS", place[:3].round(1), "mm")
 
 # %% [markdown]
 # LPS means: x grows to the patient's **l**eft, y to **p**osterior (the back), z to
-# **s**uperior (the head). DICOM says it so. Smaller x is the right side.
+# **s**uperior (the head). DICOM says it so (PS3.3, C.7.6.2.1.1). Smaller x is the right
+# side.
 
 # %% [markdown]
 # ## How does NIfTI say where a voxel is?
@@ -83,9 +87,9 @@ to_ras = np.diag([-1, -1, 1, 1])
 print("RAS in mm:", (to_ras @ place)[:3].round(1))
 
 # %% [markdown]
-# And NIfTI counts (column, row, plane), the column first. The converter dcm2niix, which
-# most of the world uses, also counts the rows from the last one, so that they grow
-# towards anterior. Do both, and the array will be the very same.
+# And NIfTI counts (column, row, plane), the column first. The converter dcm2niix also
+# counts the rows from the last one, so that they grow towards anterior. Do both, and your
+# array has the order of its files.
 
 # %%
 nifti_array = labels[:, ::-1].T
@@ -126,8 +130,8 @@ assert image.dataobj[ijk] == labels[voxel]
 print("label", image.dataobj[ijk], "at", tuple(map(int, ijk)))
 
 # %% [markdown]
-# Would a mistake show? Leave out the sign flip, as many scripts do, and look up the same
-# place.
+# Would a mistake show? Leave out the sign flip, which is easily forgotten, and look up the
+# same place.
 
 # %%
 careless = (np.linalg.inv(image.affine) @ place)[:3].round()
@@ -137,15 +141,15 @@ print("index:", careless, "within the grid:", bool(within))
 # %% [markdown]
 # If that lies outside of the grid, you are lucky: a viewer shows nothing, and you
 # search. **What would fool you here is a scan that is centered on the scanner's axis:**
-# then the mask, turned by half a circle, lies on the other lung, and a coronal plane
-# looks quite right.
+# then the mask, turned by half a circle about the long axis of the body, lies on the
+# other lung, and a coronal plane looks quite right.
 
 # %% [markdown]
 # ## How does a mask come back from cubes?
 #
 # A network that works on cubes of 1.5 mm gives you its mask on them, and the archive
 # wants it on the planes of the scanner. Play it through with the right lung: first to
-# cubes. Each of them is lung to some percent; take it in from 50 % on.
+# cubes. Each cube is lung to some percent; it counts as lung from 50 % on.
 
 # %%
 right = labels == 1
@@ -182,14 +186,16 @@ dice = 2 * np.sum(back & right) / max(1, back.sum() + right.sum())
 print(f"Dice of the round trip: {dice:.4f}")
 
 # %% [markdown]
-# Dice 1 would be voxel for voxel the same. What is missing sits on the border, where half
-# a voxel was a matter of taste. `save_dicom_seg` does the same with all labels at once.
+# Dice 1 would be voxel for voxel the same. What is missing sits on the border, where a
+# cube holds both lung and wall and had to be one of them. `save_dicom_seg` does the same
+# with all labels at once; you will prove it below.
 
 # %% [markdown]
 # ## What does a DICOM SEG hold?
 #
-# NIfTI is for computing. A hospital's archive takes only DICOM, and its form for masks is
-# the Segmentation object (SEG). It needs the scan, because it points to each plane.
+# NIfTI is for computing. A hospital's archive is made for DICOM, whose form for masks is
+# the Segmentation object (SEG; PS3.3, A.51). It needs the scan, because it points to
+# each plane. *Number of Frames* (0028,0008) counts what is in it.
 
 # %%
 questlib.save_dicom_seg(out / "lungs.seg.dcm", mask, source=scan)
@@ -197,8 +203,9 @@ seg = pydicom.dcmread(out / "lungs.seg.dcm")
 print(seg.Modality, "with", seg.NumberOfFrames, "frames of", seg.Rows, "x", seg.Columns)
 
 # %% [markdown]
-# Each segment says what it is with a code of SNOMED CT, so that no program has to guess
-# from a name.
+# *Segment Sequence* (0062,0002) lists the segments. Each says what it is with a code of
+# SNOMED CT, in *Segmented Property Type Code Sequence* (0062,000F), so that no program
+# has to guess from a name.
 
 # %%
 for segment in seg.SegmentSequence:
@@ -206,8 +213,10 @@ for segment in seg.SegmentSequence:
     print(segment.SegmentNumber, code.CodeMeaning, code.CodeValue)
 
 # %% [markdown]
-# A frame is one plane of one segment; empty ones are left out. Open the one in the
-# middle: which segment, where, and which image it was drawn on.
+# A frame is one plane of one segment; empty ones are left out. *Per-Frame Functional
+# Groups Sequence* (5200,9230) has an item for each frame. Open the one in the middle:
+# which segment (0062,000B), where (0020,0032), and which image it was drawn on
+# (0008,2112).
 
 # %%
 frame = seg.PerFrameFunctionalGroupsSequence[seg.NumberOfFrames // 2]
@@ -217,8 +226,8 @@ position = frame.PlanePositionSequence[0].ImagePositionPatient
 print("segment", number, "at", [round(float(mm), 1) for mm in position], "mm")
 
 # %% [markdown]
-# The reference is a UID. Follow it: the plane with that UID must lie at the same
-# position.
+# The reference is a *SOP Instance UID* (0008,0018). Follow it: the plane with that UID
+# must lie at the same position.
 
 # %%
 for file in max(questlib.find_series(scan), key=lambda one: one.planes).files:
@@ -247,7 +256,7 @@ target = highdicom.Volume(labels, volume.affine, coordinate_system="PATIENT")
 returned = theirs.match_geometry(target, tol=1e-3).array.astype(np.uint8)
 assert np.array_equal(returned, labels)
 print(np.count_nonzero(returned), "voxels, all at their place")
-del reader, theirs, target, percent
+del reader, theirs, percent
 
 # %% [markdown]
 # Every voxel arrived. That says nothing about whether the mask was right. Where would
@@ -262,25 +271,27 @@ near = ndimage.distance_transform_edt(~solid) * step <= 30
 bridged = (ndimage.distance_transform_edt(near) * step > 30) & ~solid
 deepest = np.argmax(ndimage.distance_transform_edt(bridged))
 spot = np.unravel_index(deepest, solid.shape)
+dent = (lungs.affine @ [*spot, 1])[:3]
+print("deepest dent at LPS", dent.round(), "mm")
 
 # %% [markdown]
-# Draw what came back over the scan, through that place.
+# Draw what came back over the scan, through that place, where the yellow lines cross.
 
 # %% tags=["cover"]
-here = np.linalg.inv(volume.affine) @ lungs.affine @ [*spot, 1]
+here = np.linalg.inv(volume.affine) @ [*dent, 1]
 here = np.clip(here[:3].round().astype(int), 0, np.array(volume.shape) - 1)
 show_three_planes(volume, tuple(here), labels=returned, window="mediastinum")
 plt.show()
 
 # %% [markdown] tags=["patient"]
-# The gray mass beside the cross, at the back of the left chest, is the tumor. The segment
-# called Left lung leaves out part of it, and no code in the file says so. Every check above was passed: **what would
-# fool the receiver is a valid file.** Say what a mask leaves out, in words, to whoever
-# gets it.
+# The gray mass at the cross, at the back of the left chest, is the tumor. The orange line
+# goes round it: the segment called Left lung does not hold it. The finding at the top
+# named 54 mL or more, and nothing in the file says so. Every check above was passed:
+# **what would fool the receiver is a valid file.** Say what a mask leaves out, in words,
+# to whoever gets it.
 
 # %% [markdown]
-# Does a mask that was made on cubes arrive as well? Hand it to the helper, and compare
-# with what you computed by hand.
+# Does a mask that was made on cubes arrive as well? Hand it to the helper.
 
 # %%
 of_cubes = mask._replace(
@@ -290,9 +301,17 @@ of_cubes = mask._replace(
     origin=cubes.origin,
 )
 questlib.save_dicom_seg(out / "cubes.seg.dcm", of_cubes, source=scan)
-count = int(pydicom.dcmread(out / "cubes.seg.dcm").pixel_array.sum())
-print(count, "voxels; by hand", back.sum())
-assert abs(count - back.sum()) <= 1e-4 * count
+
+# %% [markdown]
+# Let highdicom read it, and compare voxel by voxel with what you computed by hand.
+
+# %%
+theirs = highdicom.seg.segread(out / "cubes.seg.dcm").get_volume(combine_segments=True)
+arrived = theirs.match_geometry(target, tol=1e-3).array > 0
+differ = np.count_nonzero(arrived != back)
+print(np.count_nonzero(arrived), "voxels;", differ, "differ from yours")
+assert differ <= 1e-4 * back.sum()
+del theirs, target
 
 # %% [markdown]
 # ## Who is in the file?
@@ -320,13 +339,15 @@ for name, data in contents.items():
     print(f"{name:18} holds {sum(trace in data for trace in traces)} of {len(traces)}")
 
 # %% [markdown]
-# A SEG carries the patient's identity by nature: name, ID, birth date, study, and the UID
-# of each plane. An archive needs them to file it. Treat it like the scan itself.
+# A SEG carries the patient's identity by nature: *Patient's Name* (0010,0010), *Patient
+# ID* (0010,0020), birth date, study, and the UID of each plane. An archive needs them to
+# file it. Treat it like the scan itself.
 #
 # As written here, NIfTI and `.npz` hold numbers only. NIfTI has free-text header fields:
-# look before you share somebody else's file. `deidentify=True` gives a SEG without any
-# trace: a dummy name, no dates, and every UID new. It says so in the way of the
-# standard.
+# look before you share somebody else's file. `deidentify=True` gives a SEG in which none
+# of the three is found: a dummy name, dummy dates, and every UID new. It says so in the
+# way of the standard, in *Patient Identity Removed* (0012,0062) and *De-identification
+# Method Code Sequence* (0012,0064).
 
 # %%
 anonymous = pydicom.dcmread(out / "anonymous.seg.dcm")
@@ -353,7 +374,8 @@ questlib.save_nifti(out / "lungs.nii.gz", labels, like=volume)
 # ## Check yourself
 #
 # 1. Predict the sign of the mean RAS x of the left lung, minus that of the right lung.
-# 2. How many frames should the SEG have? Count planes and labels, then compare.
+# 2. Predict the number of frames in the SEG from `labels` alone, then compare with the
+#    file.
 # 3. Write the HU of the scan as NIfTI and read them back. Are they the same numbers?
 
 # %% [markdown]
@@ -361,10 +383,10 @@ questlib.save_nifti(out / "lungs.nii.gz", labels, like=volume)
 #
 # - An array without its geometry is no mask: the affine goes with it.
 # - DICOM counts in LPS, NIfTI in RAS: two signs differ.
-# - A mask returns to the scanner's planes by shares and a border at one half.
+# - A mask returns from cubes by shares of lung, with its border at one half.
 # - A SEG has segments with codes, and frames that point to planes.
-# - A SEG carries the patient's identity. As written here, NIfTI and `.npz` hold numbers
-#   only; NIfTI has free-text header fields, so look into somebody else's file.
+# - A SEG carries the patient's identity; NIfTI and `.npz`, as written here, hold numbers
+#   only. A valid file can still hold a mask that leaves something out.
 
 # %% [markdown]
 # ## In practice
@@ -385,12 +407,14 @@ questlib.save_nifti(out / "lungs.nii.gz", labels, like=volume)
 # ## References
 #
 # - DICOM PS3.3, C.7.6.2.1.1: positions and orientations are LPS millimetres.
-# - DICOM PS3.3, A.51 and C.8.20: the Segmentation object.
-# - DICOM PS3.15, E: de-identification profiles, and their method codes.
+# - DICOM PS3.3, A.51 and C.8.20: the Segmentation object; C.7.6.16: frames and their
+#   functional groups.
+# - DICOM PS3.15, E: de-identification profiles; PS3.16, CID 7050: their codes.
 # - NIfTI-1.1 data format: qform, sform, and RAS.
 # - X. Li et al., "The first step for neuroimaging data analysis: DICOM to NIfTI
 #   conversion", Journal of Neuroscience Methods 264 (2016), 47-56: dcm2niix.
 # - C. P. Bridge et al., "Highdicom", Journal of Digital Imaging 35 (2022), 1719-1737.
+# - Data: Lung-PET-CT-Dx, The Cancer Imaging Archive, DOI 10.7937/TCIA.2020.NNC2-0461.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 

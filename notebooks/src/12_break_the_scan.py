@@ -18,9 +18,10 @@
 # |---|---|---|
 # | planes, normal, spacing | [02](02_stack_a_series.ipynb) | necessary |
 # | slope, intercept, padding | [03](03_convert_to_hounsfield.ipynb) | helpful |
+# | the lung mask | [09](09_mask_the_lungs.ipynb) | helpful |
 #
-# **Time** 20 minutes · **memory** 300 MB · **download** none · **data and licence** the
-# phantom, computed here
+# **Time** 20 minutes · **memory** 310 MB · **download** none · **data and licence** the
+# phantom, computed here; your scan from [00](00_start_here.ipynb)
 #
 # ![What a trusting loader makes of six broken series](images/12_break_the_scan.png)
 
@@ -33,7 +34,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pydicom
 
-from questlib import SeriesError, load_series, make_phantom
+from questlib import (
+    SeriesError,
+    choose_scan,
+    load_series,
+    make_phantom,
+    segment_lungs,
+)
 from questlib.display import apply_window, use_style
 
 use_style()
@@ -96,8 +103,8 @@ def try_it(break_it, **how):
 
 # %% [markdown]
 # Before each cell, **guess**: is it refused, loaded with a warning, or simply loaded?
-# Start with three things that are allowed: the order of files, of Instance Numbers, and a
-# false Slice Thickness.
+# Start with three things that are allowed: files in any order, any *Instance Number*
+# (0020,0013), and a false *Slice Thickness* (0018,0050).
 
 
 # %%
@@ -149,8 +156,8 @@ def cut_the_pixels(planes):
 try_it(cut_the_pixels)
 
 # %% [markdown]
-# Many viewers fill the rest with stored zeros: air where the intercept is -1024, but water
-# where it is 0.
+# A program that fills the rest with stored zeros makes air of it where the intercept is
+# -1024, but water where it is 0.
 
 # %% [markdown]
 # ## What if two things are mixed?
@@ -171,7 +178,7 @@ try_it(add_a_phase)
 
 # %% [markdown]
 # A trusting loader makes a volume of 48 planes, of a patient twice as tall. But a file that
-# was merely copied twice is harmless:
+# was merely copied is harmless:
 
 
 # %%
@@ -185,8 +192,8 @@ try_it(copy_one)
 # Same position, same pixels: dropped, with a warning. The two cases differ only in their
 # pixels, so the loader looks at the pixels.
 #
-# Now the worst mixture. Two patients, one Series Instance UID: it happens when a test
-# patient's number is used again.
+# Now the worst mixture: two patients with one *Series Instance UID* (0020,000E), as a
+# careless anonymizer may leave them.
 
 
 # %%
@@ -204,8 +211,8 @@ try_it(mix_patients)
 # %% [markdown]
 # ## What if the geometry is bent?
 #
-# The gantry leans for a head or spine scan. Each plane is fine and evenly spaced; each
-# starts a little further back than the last.
+# The gantry may lean, for a head or spine scan. Each plane is fine, and all are evenly
+# spaced; each starts a little further back than the last.
 
 
 # %%
@@ -217,9 +224,9 @@ def tilt(planes):
 try_it(tilt)
 
 # %% [markdown]
-# Stacked as a block, this patient would be sheared, and every oblique distance wrong. The
-# next one is quieter: one plane belongs to another coordinate system, since the patient got
-# up between two scans.
+# Stacked as a block, this patient would be sheared, and oblique distances wrong. The next
+# break is quieter: the upper half of the planes belongs to another coordinate system, since
+# the patient got up between two scans. Only *Frame of Reference UID* (0020,0052) tells.
 
 
 # %%
@@ -231,9 +238,14 @@ def new_frame(planes):
 try_it(new_frame)
 
 # %% [markdown]
+# Refused: equal coordinates mean one place in the patient only within one frame of
+# reference (PS3.3, C.7.4.1).
+
+# %% [markdown]
 # ## What if the numbers are no Hounsfield units?
 #
-# An anonymizer emptied an element too many. Guess: is a missing slope 1?
+# An anonymizer removed an element too many, *Rescale Slope* (0028,1053). Guess: is a missing
+# slope 1?
 
 
 # %%
@@ -245,9 +257,12 @@ def drop_the_slope(planes):
 try_it(drop_the_slope)
 
 # %% [markdown]
-# It is not. A guess of 1 is right on most scanners; on the others every number is false.
+# It is not: a CT image must have one (PS3.3, C.8.2.1). A guess of 1 is often right; where it
+# is not, every number is false.
 #
-# Now a case that is nobody's fault: the scanner marks what lies outside its field of view with -2000, and writes that value in the wrong number format.
+# Now an oddity that does no harm. The scanner marks what lies outside its field of
+# view with -2000, and says so in *Pixel Padding Value* (0028,0120), but writes it as a
+# number without sign.
 
 
 # %%
@@ -263,14 +278,16 @@ def pad(planes):
 try_it(pad)
 
 # %% [markdown]
-# Loaded: 63536 and -2000 are the same 16 bits, and the sign of the pixels decides. Those
-# voxels are now air, at -1024 HU.
+# Loaded: 63536 and -2000 are the same 16 bits, and *Pixel Representation* (0028,0103)
+# decides: these pixels have a sign. Those voxels are now air; the lowest number is -1024
+# HU, as before.
 
 # %% [markdown]
 # ## What if a file means harm?
 #
-# A header is a claim. This one claims planes of 65,535 x 65,535, which is 8 GB each. A
-# loader that believes it asks for the memory first and reads afterwards.
+# A header is a claim. In this one, *Rows* (0028,0010) and *Columns* (0028,0011) claim
+# 65,535 x 65,535 pixels. A loader that believes it asks for the memory first and reads
+# afterwards.
 
 
 # %%
@@ -282,8 +299,8 @@ def claim_too_much(planes):
 try_it(claim_too_much)
 
 # %% [markdown]
-# Every claim is compared with what the file really holds before a byte is
-# allocated. Last, without the net: this is how a refusal meets you in your own code.
+# The claim is checked before any memory is asked for. Last, without the net: this is how a
+# refusal meets you in your own code.
 
 # %% tags=["raises-exception"]
 load_series(write_broken(lose_one))
@@ -295,8 +312,8 @@ load_series(write_broken(lose_one))
 # %% [markdown]
 # ## What would a trusting loader have shown?
 #
-# It sorts by file name, takes the slope of 1 for granted, and asks nothing. Build it, and
-# look at six of your breaks from the front.
+# It sorts by file name, takes a slope of 1 and an intercept of -1024 for granted, and asks
+# nothing. Build it. On the healthy series it agrees with `load_series`:
 
 
 # %%
@@ -308,8 +325,11 @@ def trust(break_it):
     return np.array([ds.pixel_array.astype(float) - 1024 for ds in planes])
 
 
+assert np.array_equal(trust(lambda planes: None), healthy.array)
+
 # %% [markdown]
-# Cut each stack at the middle row and draw it as the viewer of such a script would.
+# Now six of your breaks, seen from the front. Cut each stack at the middle row and draw it
+# in the lung window, as the viewer of such a script would.
 
 # %% tags=["cover"]
 breaks = [shuffle, lose_one, add_a_phase, tilt, new_frame, pad]
@@ -319,37 +339,70 @@ for ax, break_it in zip(axes.flat, breaks, strict=True):
     cut = apply_window(stack[::-1, stack.shape[1] // 2], -600, 1500)
     ax.imshow(cut, extent=(0, 4 * 96, 0, 12.5 * len(stack)))
     ax.set(title=break_it.__name__.replace("_", " "), ylim=(0, 600), xticks=[])
-axes[0, 0].set_ylabel("mm")
+    for x, letter in ((12, "R"), (372, "L")):
+        ax.text(x, 140, letter, color="yellow", ha="center", fontsize=9)
+for ax in axes[:, 0]:
+    ax.set_ylabel("mm from the lowest plane")
 plt.show()
 
 # %% [markdown]
-# Two of the six look broken: the shuffled one and the doubled one. The other four look like
-# a chest: one is a plane short, one is sheared (from the front you cannot see it), one is
-# two scans, and one has a number for air that is not air. **What would fool you here is the
-# picture that looks right.** How short is the second?
+# Two of the six look broken: the shuffled one, which `load_series` put right, and the
+# doubled one. The other four look like a chest. One is a plane short. One is sheared from
+# front to back, which no view from the front shows. One is two scans. One has a number for
+# air that is not air, in front of this cut. **What would fool you here is the picture that
+# looks right.** Ask for numbers:
 
 # %%
 short = trust(lose_one).shape[0]
 print(f"{short} planes instead of 24: {12.5 * (24 - short):.1f} mm of the patient gone")
+print(f"lowest number with padding: {trust(pad).min():.0f} HU")
 
 # %% [markdown]
-# A nodule of 10 mm fits into that gap.
+# A nodule of 10 mm fits into that gap, and air is never below -1024 HU here.
+#
+# And a scan that loads without complaint? Load yours, and mask its lungs.
+
+# %%
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    volume = load_series(choose_scan())
+mask = segment_lungs(volume)
+print("warnings of the loader:", len(caught))
+print("findings of the mask:", *(mask.findings or ["none"]))
+
+# %% [markdown]
+# The loader vouches that each voxel stands at its place and is in HU. What lies there it
+# does not know: a sound scan can still get a mask that is wrong.
+
+# %% [markdown] tags=["patient"]
+# No warning, and rightly so. The mask lacks the tumor all the same, 54 mL or more. One
+# finding says so, because `segment_lungs` looks for such a gap; no check of the files
+# could. **What would fool you here is a scan without a fault.**
 
 # %% [markdown]
 # ## Check yourself
 #
 # 1. Predict: the *last* plane is lost, not a middle one. Refused, warned, or loaded? Try it.
-# 2. Take every second plane away. What spacing does the loader find, and is that right?
+# 2. Take every second plane away. Predict the spacing in millimetres that the loader finds.
+#    Is it right?
 # 3. Write a break of your own: one plane with *Modality* (0008,0060) MR.
 
 # %% [markdown]
 # ## Summary
 #
-# - A healthy loader is silent about what does not matter: names, numbers, order.
+# - A good loader is silent about what does not matter: names, numbers, order.
 # - It refuses what would give a wrong volume: a gap, a mixture, a tilt, a missing slope.
 # - It warns where the volume is right but something was left out.
-# - A message says which file, which attribute, which value, why, and what to do.
-# - Most broken stacks look like a chest; the check is in the numbers.
+# - A message says which file, what is wrong with which numbers, and what to do.
+# - Most broken stacks look like a chest; the check is in the numbers. And a sound scan says
+#   nothing about the mask made from it.
+
+# %% [markdown] tags=["patient"]
+# **What became of the tumor?** You saw it in 00, white where the other lung is dark. No
+# threshold could tell it from muscle (05). The surface had a crater (07). The mask left it
+# out, and a finding said so (09). A valid file passed the mask on without that word (10),
+# and a network on masked lungs would never have met it (11). In the scan it was always
+# there: keep the scan beside the mask.
 
 # %% [markdown]
 # ## In practice
@@ -363,16 +416,24 @@ print(f"{short} planes instead of 24: {12.5 * (24 - short):.1f} mm of the patien
 # %% [markdown]
 # ## What's next
 #
-# This was the last stop. Go back to [00 · Start here](00_start_here.ipynb) and run the quest
-# on a scan of your own.
+# This was the last stop. You took a file apart to its bits, stacked planes into a volume in
+# HU and millimetres, looked at it in one, two and three dimensions, masked the lungs,
+# handed the mask over, built a cohort, and broke a scan on purpose.
+#
+# Three things would have fooled you on the way: **a picture that looks right, a file that
+# is valid, a score that is good**. A number, a second view or a second program told each
+# time.
+#
+# Go back to [00 · Start here](00_start_here.ipynb) and run the quest on a scan of your own.
 
 # %% [markdown]
 # ## References
 #
 # - DICOM PS3.3, C.7.6.2 (Image Plane), C.7.4.1 (Frame of Reference), C.8.2.1 (CT Image):
-#   what a plane must say of itself.
+#   what a plane must say of itself; C.7.6.3 (Image Pixel): rows, columns, sign.
 # - DICOM PS3.3, C.7.5.1.1.2: Pixel Padding Value, and its number format.
-# - DICOM PS3.5, 7.1 and 8.2: what lengths and pixels a file may claim.
+# - DICOM PS3.5, 7.1 and 8: lengths of elements, and how pixels are encoded.
+# - Data: Lung-PET-CT-Dx, The Cancer Imaging Archive, DOI 10.7937/TCIA.2020.NNC2-0461.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
@@ -400,12 +461,12 @@ def thin_out(planes):
     del planes[1::2]
 
 
-volume = load_series(write_broken(thin_out))
-assert np.isclose(volume.spacing[0], 2 * healthy.spacing[0])
-print(f"{volume.spacing[0]:.1f} mm")
+thin = load_series(write_broken(thin_out))
+assert np.isclose(thin.spacing[0], 2 * healthy.spacing[0])
+print(f"{thin.spacing[0]:.1f} mm")
 
 # %% [markdown]
-# 3. One stranger is enough for a refusal.
+# 3. One stranger is enough for a refusal, which names its file.
 
 
 # %%
@@ -413,4 +474,8 @@ def one_stranger(planes):
     planes[4].Modality = "MR"
 
 
-try_it(one_stranger)
+try:
+    load_series(write_broken(one_stranger))
+except SeriesError as error:
+    assert error.file == "IM004.dcm"
+    print(error)
