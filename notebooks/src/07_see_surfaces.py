@@ -21,7 +21,7 @@
 # | resampling | [04](04_resample_to_millimetres.ipynb) | helpful |
 # | VTK (`pyvista`), an optional extra | [README](../README.md) | for one section |
 #
-# **Time** 25 minutes · **memory** 900 MB · **download** none · **data and licence**
+# **Time** 25 minutes · **memory** 700 MB · **download** none · **data and licence**
 # see [00](00_start_here.ipynb)
 #
 # ![Bones and lungs as surfaces, from the front](images/07_see_surfaces.png)
@@ -50,7 +50,8 @@ use_style()
 # collects these crossings cube by cube and connects them with triangles.
 #
 # Test it first on a shape whose answer you know: a ball with a radius of 20 mm, on a
-# grid that is anisotropic *and* oblique.
+# grid that is anisotropic *and* oblique. (`qr` makes three perpendicular axes out of any
+# three directions.)
 
 # %%
 turn = np.linalg.qr([[1, 0.3, -0.2], [-0.4, 1, 0.1], [0.2, 0.1, 1]])[0]
@@ -128,9 +129,9 @@ print(f"{enclosed_ml(placed, outward):+.2f} mL, determinant {np.linalg.det(turn)
 # mesh is inside out: scikit-image winds bright bodies that way. With -1, as in every
 # usual axial scan in our axis order, it comes out right.
 #
-# One thing more: where the border of
-# the scan cuts a body open, marching cubes leaves a hole. `extract_surface` closes it
-# half a voxel outside, where the last voxels end. Cut the ball in half.
+# One thing more: where the border of the scan cuts a body open, marching cubes leaves a
+# hole. `extract_surface` closes it half a voxel outside, where the last voxels end. Cut
+# the ball in half.
 
 # %%
 half = replace(ball, array=ball.array[: len(ball.array) // 2])
@@ -147,8 +148,8 @@ print(f"closed: {enclosed_ml(*extract_surface(half, 0)):.2f} mL")
 # %% [markdown]
 # ## What do bones look like?
 #
-# Now the scan. Marching cubes works best on even voxels, so resample to 2 mm first, and
-# count how many pieces lie above the level of bone.
+# Now the scan. Triangles are as even as the voxels, so resample to 2 mm first, and count
+# how many pieces lie above the level of bone.
 
 # %%
 volume = questlib.resample(questlib.load_series(questlib.choose_scan()), 2.0)
@@ -176,7 +177,7 @@ plt.show()
 
 # %%
 calm = ndimage.gaussian_filter(volume.array.astype(np.float32), 1)
-regions, pieces = ndimage.label(calm > level)
+_, pieces = ndimage.label(calm > level)
 print(pieces, "pieces are left")
 
 # %% [markdown]
@@ -188,6 +189,7 @@ tissue = ndimage.binary_opening(calm > -300, iterations=2)
 parts, _ = ndimage.label(tissue)
 largest = np.bincount(parts[parts > 0]).argmax()
 body = np.stack([ndimage.binary_fill_holes(plane) for plane in parts == largest])
+del tissue, parts  # labels take four bytes a voxel
 print(f"body: {body.sum() * np.prod(volume.spacing) / 1e6:.1f} L")
 
 # %% [markdown]
@@ -198,6 +200,7 @@ regions, _ = ndimage.label((calm > level) & body)
 sizes_ml = np.bincount(regions.ravel()) * np.prod(volume.spacing) / 1000
 crumbs = (calm > level) & ~((sizes_ml >= 4) & (np.arange(len(sizes_ml)) > 0))[regions]
 bones = replace(volume, array=np.where(crumbs, 0, calm))
+del regions, crumbs
 print((sizes_ml[1:] >= 4).sum(), "pieces are drawn")
 
 # %% [markdown]
@@ -205,20 +208,21 @@ print((sizes_ml[1:] >= 4).sum(), "pieces are drawn")
 
 # %%
 vertices, faces = extract_surface(bones, level)
-ax = show_surface(vertices, faces)
+show_surface(vertices, faces)
 plt.show()
 
 # %% [markdown]
 # Ribs, spine, and whatever of the shoulders the scan holds. Compare with the first
-# picture. Cartilage was never there: it is softer than the level. But front ribs or a
-# sternum that were there and are gone were removed by *you*: blurred below the level, or
-# dropped as crumbs. **What would fool you here is a clean picture.**
+# picture. Rib cartilage was never there: where it is not calcified, it is softer than
+# the level. But front ribs or a sternum that were there and are gone were removed by
+# *you*: blurred below the level, or dropped as crumbs. **What would fool you here is a
+# clean picture.**
 
 # %% [markdown]
 # ## How do you turn it?
 #
 # A mesh in the browser can be turned with the mouse. Size is the price: the mesh is
-# stored inside the notebook. `explore_surface` thins it until it fits into 200 kB.
+# stored inside the notebook.
 
 # %%
 print(f"{len(vertices)} vertices, {len(faces)} triangles")
@@ -226,15 +230,38 @@ full_kb = (vertices.nbytes + faces.astype(np.int32).nbytes) / 1000
 print(f"{full_kb:.0f} kB as numbers, before thinning")
 
 # %% [markdown]
-# The still view comes first: it is what a printed page shows.
+# So thin it. Cut space into cubes of 5 mm and melt all vertices of one cube into one. A
+# triangle with two corners in the same cube has no area any more, and goes.
 
 # %%
-ax = show_surface(vertices, faces, azimuth=-40)
+cubes = np.floor((vertices - vertices.min(axis=0)) / 5).astype(int)
+corners = np.unique(cubes, axis=0, return_inverse=True)[1][faces]
+first, second, third = corners.T
+alive = (first != second) & (second != third) & (third != first)
+print(np.count_nonzero(alive), "triangles are left")
+
+# %% [markdown]
+# `simplify_surface` does the same, and puts each new vertex at the mean of the old ones.
+
+# %%
+from questlib.surface import simplify_surface
+
+light = simplify_surface(vertices, faces, cell=5)
+assert np.array_equal(light[1], corners[alive])
+
+# %% [markdown]
+# The still view comes first: it is what a printed page shows. You stand before the
+# patient's right shoulder.
+
+# %%
+show_surface(*light, azimuth=-40)
 plt.show()
 
 # %% [markdown]
-# Then the one that you can turn. It needs no network, and starts at the patient's front
-# with the head up.
+# A fraction of the triangles, and still the same bones; only the thin edges have become
+# rough. Then the view that you can turn. `explore_surface` thins in its own way, until
+# the mesh fits into 200 kB. It needs no network, and starts at the patient's front with
+# the head up.
 
 # %% tags=["nbval-ignore-output"]
 from questlib.surface import explore_surface
@@ -242,8 +269,7 @@ from questlib.surface import explore_surface
 explore_surface(vertices, faces)
 
 # %% [markdown]
-# Drag to turn, scroll to come closer. Thinning keeps the shape of ribs and loses fine
-# edges: for measuring take the full mesh.
+# Drag to turn, scroll to come closer. For measuring take the full mesh.
 
 # %% [markdown]
 # ## Can VTK do this in a notebook?
@@ -255,13 +281,13 @@ explore_surface(vertices, faces)
 #
 # - The picture stands still. To turn it, use the plotly view above.
 # - It needs VTK, some 100 MB, and on a server a software renderer (EGL or OSMesa).
-# - VTK's own viewers for the browser need a running server, so they do not survive in a
-#   saved notebook.
+# - VTK's own viewers for the browser need a running server, or, as an HTML export, store
+#   the whole scene in the page.
 
 # %% [markdown]
 # Take the air inside the body as a second surface: lungs and airways, and gas of the
-# bowel where there is some. A mask has voxel steps; smoothing irons them without
-# shrinking.
+# stomach or bowel where there is some. A mask has voxel steps; smoothing irons them
+# without shrinking.
 
 # %%
 from questlib.surface import render_surface, smooth_surface
@@ -278,26 +304,31 @@ print(f"air inside: {enclosed_ml(points, triangles) / 1000:.2f} L")
 blue = "#56B4E9"
 lungs = (points, triangles, blue, 0.5)
 picture = render_surface(vertices, faces, others=[lungs], size=(440, 440))
-plt.figure(figsize=(5.5, 5.5))
+plt.figure(figsize=(5.5, 5.8))
 plt.imshow(picture)
+plt.title("from the front: the patient's right is at your left")
 plt.axis("off")
 plt.show()
 
 # %% [markdown]
+# The lungs fill the cage of the ribs, and the trachea enters from above. Air below the
+# lungs is gas in the stomach or the bowel.
+#
 # Walk around the patient and look at the lungs alone, from behind. The patient's left is
-# now at *your left*: letters would say so on a plane, a rendering says nothing.
+# now at *your left*: a plane carries letters, a rendering says nothing. So write it.
 
 # %%
 picture = render_surface(points, triangles, color=blue, azimuth=160, size=(400, 400))
-plt.figure(figsize=(5, 5))
+plt.figure(figsize=(5, 5.3))
 plt.imshow(picture)
+plt.title("from behind: the patient's left is at your left")
 plt.axis("off")
 plt.show()
 
 # %% [markdown] tags=["patient"]
-# A crater, high up in the left lung. That is the tumor: it has the HU of soft tissue and
-# lies against the chest wall, so a surface of air runs around it. A mask of air has lost
-# it, and nothing in the mesh says so.
+# A crater, high up in the left lung. That is the tumor of notebook 00: it has the HU of
+# soft tissue and lies against the chest wall, so a surface of air runs around it. A mask
+# of air has lost it, and nothing in the mesh says so.
 
 # %% [markdown]
 # A surface keeps one level and forgets all else. *Volume rendering* keeps every voxel: a
@@ -325,9 +356,9 @@ for ax, preset in zip(axes, ("bones", "skin"), strict=True):
 plt.show()
 
 # %% [markdown]
-# Same voxels, same camera, another table of colors. Beautiful, and easy to believe:
-# opacity is a choice, so a fracture or a nodule can vanish between two entries of the
-# table. Radiologists read planes first.
+# Both look at the patient from the front. Same voxels, same camera, another table of
+# colors. Beautiful, and easy to believe: opacity is a choice, so a fracture or a nodule
+# can vanish between two entries of the table. Radiologists read planes first.
 
 # %% [markdown]
 # ## How do you hold it in your hand?
@@ -381,7 +412,8 @@ print("still there:", path.exists())
 # ## Summary
 #
 # - Marching cubes returns indices; the affine makes them millimetres in the patient.
-# - The divergence theorem measures a mesh and tells inside from outside.
+# - The divergence theorem measures a mesh and tells inside from outside: the ball of
+#   20 mm came out within 1 %.
 # - Close a mesh before you measure it.
 # - Blur, body and crumbs: name what you did to the data before you show a surface.
 # - VTK draws in a notebook: off screen, as a picture.
@@ -410,8 +442,11 @@ print("still there:", path.exists())
 #   topological guarantees", Journal of Graphics Tools 8 (2003), 1-15: in scikit-image.
 # - W. Schroeder et al., "Flying edges", IEEE Symposium on Large Data Analysis and
 #   Visualization (2015): in VTK.
+# - J. Rossignac and P. Borrel, "Multi-resolution 3D approximations for rendering complex
+#   scenes", Modeling in Computer Graphics (1993): vertices melted cube by cube.
 # - G. Taubin, "A signal processing approach to fair surface design", SIGGRAPH (1995).
 # - DICOM PS3.3, C.7.6.2.1.1: from voxels to millimetres.
+# - Data: Lung-PET-CT-Dx, The Cancer Imaging Archive, DOI 10.7937/TCIA.2020.NNC2-0461.
 #
 # Code: BSD-3-Clause. Text and figures: CC BY 4.0.
 
@@ -429,7 +464,10 @@ print(f"{fine / coarse:.1f} times fewer triangles")
 # 2. A header of 84 bytes, and 50 for each triangle.
 
 # %%
-print((84 + 50 * fine) / 1000, "kB")
+with tempfile.TemporaryDirectory() as place:
+    save_stl(Path(place) / "ball.stl", placed, outward)
+    assert (Path(place) / "ball.stl").stat().st_size == 84 + 50 * fine
+print((84 + 50 * fine) / 1000, "kB, as computed")
 
 # %% [markdown]
 # 3. No, it grows a little: each pass inward is followed by one outward, which goes a trifle
