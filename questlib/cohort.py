@@ -21,7 +21,7 @@ import numpy as np
 import zarr
 from tqdm import tqdm
 
-from questlib.lungs import segment_lungs
+from questlib.lungs import orient, segment_lungs
 from questlib.resample import fit_shape, resample
 from questlib.series import SeriesWarning
 from questlib.volume import Volume, load_series
@@ -42,9 +42,10 @@ class Cohort(NamedTuple):
     """Scans of one shape and spacing, on disk.
 
     `image` is a Zarr array of int16 HU and `mask` of uint8 (0 background, 1 right lung,
-    2 left lung, 3 airway), both (scan, plane, row, column). `manifest` has one dict a
-    scan, in the same order, with the columns of manifest.csv; where its `status` is
-    "failed" the arrays hold air and background.
+    2 left lung, 3 airway), both (scan, plane, row, column), planes to the head, rows to
+    the back, columns to the patient's left. `manifest` has one dict a scan, in the same
+    order, with the columns of manifest.csv; where its `status` is "failed" the arrays
+    hold air and background.
     """
 
     image: zarr.Array
@@ -275,6 +276,9 @@ def process_scan(key, folder, index, out, spacing, shape) -> dict:
 
 def _write_scan(folder, index, out, spacing, shape):
     volume, findings = _load(folder)
+    sizes = dict(zip(("planes", "rows", "columns"), volume.shape, strict=True))
+    lengths = zip(("plane_mm", "row_mm", "column_mm"), volume.spacing, strict=True)
+    volume = _turn(volume)
     lungs = segment_lungs(volume)
     labels = np.where(lungs.airway, 3, lungs.labels).astype(np.uint8)
     labels = resample(
@@ -289,14 +293,27 @@ def _write_scan(folder, index, out, spacing, shape):
     group = zarr.open_group(out / "cohort.zarr", mode="r+")
     group["image"][index] = np.rint(image.array).clip(-32768, 32767).astype(np.int16)
     group["mask"][index] = mask.array
-    sizes = dict(zip(("planes", "rows", "columns"), volume.shape, strict=True))
-    lengths = zip(("plane_mm", "row_mm", "column_mm"), volume.spacing, strict=True)
     return (
         {"status": "done", "findings": "; ".join(findings), "error": ""}
         | sizes
         | {name: round(float(mm), 4) for name, mm in lengths}
         | {f"{name}_ml": round(float(ml), 1) for name, ml in lungs.volumes_ml.items()}
     )
+
+
+def _turn(volume):
+    """Turn a scan by right angles: planes to the head, rows to the back, columns left.
+
+    A store keeps no direction, so that all its scans must lie the same way.
+    """
+    array, spacing, order, flip = orient(volume)
+    corner = np.zeros(3)
+    corner[order] = [
+        n - 1 if turned else 0 for n, turned in zip(array.shape, flip, strict=True)
+    ]
+    origin = (volume.affine @ [*corner, 1])[:3]
+    direction = volume.direction[:, order] * np.where(flip, -1, 1)
+    return Volume(array, spacing, origin, direction)
 
 
 def _load(folder):

@@ -54,6 +54,28 @@ def built(scans, tmp_path_factory):
     return out
 
 
+def test_a_prone_and_a_supine_scan_lie_the_same_way(scans, tmp_path):
+    prone = tmp_path / "prone"
+    prone.mkdir()
+    for path in scans[0].iterdir():
+        ds = pydicom.dcmread(path)
+        x, y, z = ds.ImagePositionPatient
+        (between_rows, between_columns), size = ds.PixelSpacing, (ds.Rows, ds.Columns)
+        far = (x + (size[1] - 1) * between_columns, y + (size[0] - 1) * between_rows)
+        ds.ImagePositionPatient = [*far, z]
+        ds.ImageOrientationPatient = [-1, 0, 0, 0, -1, 0]
+        ds.PixelData = ds.pixel_array[::-1, ::-1].tobytes()
+        ds.save_as(prone / path.name)
+    assert questlib.load_series(prone).direction[0, 2] == -1
+    both = {"supine": scans[0], "prone": prone}
+    store = build_cohort(both, tmp_path / "out", spacing=SPACING, shape=SHAPE)
+    np.testing.assert_array_equal(store.image[0], store.image[1])
+    np.testing.assert_array_equal(store.mask[0], store.mask[1])
+    # in LPS the right lung comes first along the columns
+    columns = [np.argwhere(store.mask[1] == side)[:, 2].mean() for side in (1, 2)]
+    assert columns[0] < columns[1]
+
+
 def build_again(built, scans, tmp_path, **options):
     """Build in a copy of the folder."""
     out = tmp_path / "again"
