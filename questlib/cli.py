@@ -7,6 +7,7 @@ import sys
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from traceback import walk_tb
 
 from questlib import __version__
 
@@ -197,12 +198,21 @@ def _plain(text):
     return "".join(c if c.isprintable() else " " for c in str(text)).strip()
 
 
+def _library(error):
+    """Name the DICOM library whose error this is: its messages quote values."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    package = frames[-1].f_globals.get("__name__", "").split(".")[0]
+    return package if package in ("pydicom", "highdicom") else None
+
+
 def _refuse(error):
     if isinstance(error, OSError) and error.strerror:
         name = Path(error.filename).name if isinstance(error.filename, str) else ""
         text = f"{error.strerror}{name and ': ' + name}"
     elif isinstance(error, MemoryError):
         text = "not enough memory for this scan"
+    elif package := _library(error):
+        text = f"{package} refused this scan; its reason may quote the header"
     elif (
         isinstance(error, (ValueError, OSError)) or type(error).__name__ == "DataError"
     ):

@@ -5,19 +5,25 @@ import os
 import warnings
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
 import pydicom
 from pydicom.config import RAISE, disable_value_validation
 from pydicom.datadict import dictionary_VR
-from pydicom.uid import generate_uid
+from pydicom.uid import CTImageStorage, UID_dictionary, generate_uid
 from pydicom.valuerep import validate_value
 from scipy import ndimage
 
 from questlib import __version__
-from questlib.series import choose_series, find_series, read_position, sort_planes
+from questlib.series import (
+    SeriesError,
+    choose_series,
+    find_series,
+    read_position,
+    sort_planes,
+)
 
 # Segment, its SNOMED CT code and what the code means, in the order of the labels.
 SEGMENTS = (
@@ -319,12 +325,16 @@ def _describe_planes(stack, deidentify):
             setattr(plane, keyword, _keep_valid(keyword, str(ds.get(keyword) or "")))
         for keyword in _GEOMETRY:
             setattr(plane, keyword, header.text(keyword).split("\\"))
-        plane.SliceThickness = header.text("SliceThickness") or None
+        plane.SliceThickness = None
+        with suppress(SeriesError):
+            plane.SliceThickness = header.numbers("SliceThickness", 1)[0]
         plane.Rows, plane.Columns = header.integer("Rows"), header.integer("Columns")
         if deidentify:
             for keyword in _IDENTITY:
                 setattr(plane, keyword, "")
             plane.PatientName, plane.PatientID = "ANONYMOUS^", "ANONYMOUS"
+        if plane.SOPClassUID not in UID_dictionary:  # private, or missing
+            plane.SOPClassUID = CTImageStorage
         for keyword in _UIDS:
             if deidentify or not plane[keyword].value:
                 setattr(plane, keyword, fresh[plane[keyword].value])

@@ -1,5 +1,6 @@
 """Read one DICOM header, within limits, whatever the file claims (notebook 12)."""
 
+import re
 import struct
 import zlib
 from dataclasses import dataclass, replace
@@ -7,7 +8,8 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from pydicom.datadict import dictionary_description, tag_for_keyword
+from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
+from pydicom.uid import UID_dictionary
 
 # Far above what scanners write, far below what would exhaust a laptop.
 MAX_ELEMENTS = 500_000
@@ -40,6 +42,12 @@ FRAMES = "SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence"
 IDENTIFIERS, FRAMES = set(IDENTIFIERS.split()), set(FRAMES.split())
 WHOLE, TEXTS, GROUPS = set(WHOLE.split()), set(TEXTS.split()), set(GROUPS.split())
 TAGS = {tag_for_keyword(word): word for word in WHOLE | TEXTS | GROUPS | FRAMES}
+# The words that a message may quote: none can name a person.
+TERMS = """AU BI CR CT DOC DX ECG ES GM IO KO MG MR NM OP OT PR PT PX REG RF RG RTDOSE
+    RTIMAGE RTPLAN RTSTRUCT SC SEG SM SR US XA XC MONOCHROME1 MONOCHROME2 RGB YBR_FULL
+    YBR_FULL_422 HU HU_MOD OD HGML ED 00 01"""
+TERMS = frozenset((*TERMS.split(), "PALETTE COLOR"))
+NUMBERS = re.compile(r"(?:[\d+\-.,_eE\\ ]|nan|inf)*", re.IGNORECASE | re.ASCII)
 PIXEL_TAGS = (0x7FE00008, 0x7FE00009, 0x7FE00010)
 
 
@@ -144,13 +152,17 @@ class Header:
         return int.from_bytes(value, "little" if self.order == "<" else "big")
 
     def show(self, keyword):
-        """Return an attribute's value as it may be shown in a message."""
+        """Return a value as a message may show it: a number, or a known term."""
         value = self.values.get(keyword, b"")
         if not value:
             return "missing"
         if keyword in WHOLE and len(value) in (2, 4):
             return str(self.integer(keyword))
-        return f"'{quote(self.text(keyword))}'"
+        text = self.text(keyword)
+        number = dictionary_VR(keyword) in ("DS", "IS") and NUMBERS.fullmatch(text)
+        if number or text in TERMS or text in UID_dictionary:
+            return f"'{quote(text)}'"
+        return "a text that is not shown, as it may name somebody"
 
     def error(self, keyword, why):
         """Return a SeriesError that names file, attribute and value (no identifier)."""

@@ -15,7 +15,9 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from pathlib import Path
 from subprocess import DEVNULL
 
@@ -44,6 +46,7 @@ TEXTS = frozenset(
 )
 GROUPS = {0x0008, 0x0010, 0x0018, 0x0020, 0x0028, 0x5200}
 PIXELS = {0x7FE00008, 0x7FE00009, 0x7FE00010}
+STUDY_NUMBERS = {0x002000AA, 0x00201070}  # of a report, of other studies
 
 
 def copy_without_identity(files, folder: Path) -> None:
@@ -70,22 +73,31 @@ def copy_without_identity(files, folder: Path) -> None:
     """
     folder.mkdir()
     secret = secrets.token_hex()
-    for number, path in enumerate(sorted(files), start=1):
-        ds = pydicom.dcmread(path, force=True)
-        syntax = ds.file_meta.get("TransferSyntaxUID")
-        _empty(ds, secret)
-        ds.preamble = bytes(128)
-        ds.file_meta = pydicom.dataset.FileMetaDataset()
-        if syntax:
-            ds.file_meta.TransferSyntaxUID = syntax
-        ds.save_as(folder / f"{number:04}.dcm", enforce_file_format=bool(syntax))
+    with warnings.catch_warnings(action="ignore"):  # pydicom's would quote the header
+        for number, path in enumerate(sorted(files), start=1):
+            _copy(path, folder / f"{number:04}.dcm", secret)
+
+
+def _copy(path, copy, secret):
+    ds = pydicom.dcmread(path, force=True)
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    _empty(ds, secret)
+    # what a file must have, also where the scanner left it out
+    if ds.get("SOPClassUID") not in pydicom.uid.UID_dictionary:
+        ds.SOPClassUID = pydicom.uid.CTImageStorage
+    ds.SOPInstanceUID = ds.get("SOPInstanceUID") or pydicom.uid.generate_uid()
+    ds.preamble = bytes(128)
+    ds.file_meta = pydicom.dataset.FileMetaDataset()
+    if syntax:
+        ds.file_meta.TransferSyntaxUID = syntax
+    ds.save_as(copy, enforce_file_format=bool(syntax))
 
 
 def _empty(ds, secret):
     for tag in set(ds.keys()) - PIXELS:
         try:
             known = tag.group in GROUPS and not tag.is_private
-            vr = ds[tag].VR if known else "UN"
+            vr = ds[tag].VR if known and tag not in STUDY_NUMBERS else "UN"
             if vr == "SQ":
                 for item in ds[tag].value:
                     _empty(item, secret)
@@ -93,7 +105,7 @@ def _empty(ds, secret):
                 ds[tag].value = _rename(ds[tag].value, secret)
             elif vr in TEXTS and ds[tag].keyword != "SpecificCharacterSet":
                 ds[tag].value = _keep_terms(ds[tag].value)
-            elif vr not in NUMBERS or tag.group == 0x0010:
+            elif tag.group == 0x0010 or not _are_numbers(vr, ds[tag].value):
                 del ds[tag]
         except Exception:  # a value that pydicom cannot read does not travel
             del ds[tag]
@@ -103,9 +115,17 @@ def _rename(value, secret):
     """Replace a UID by a made-up one, unless the standard itself defines it."""
     if isinstance(value, MultiValue):
         return [_rename(one, secret) for one in value]
-    if not value or value.startswith("1.2.840.10008."):
+    if not value or value in pydicom.uid.UID_dictionary:
         return value
     return pydicom.uid.generate_uid(entropy_srcs=[secret, value])
+
+
+def _are_numbers(vr, value):
+    """Tell numbers from the text that pydicom leaves where a number should stand."""
+    if vr not in NUMBERS:
+        return False
+    values = value if isinstance(value, MultiValue | list) else [value]
+    return all(not one or isinstance(one, int | float | Decimal) for one in values)
 
 
 def _keep_terms(value):

@@ -1,6 +1,7 @@
 """A scan's lung mask in three formats, and a report of the whole lesson on it."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -13,10 +14,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from tqdm import tqdm
 
 from questlib import __version__
-from questlib.data import PATIENT_UID, choose_scan
+from questlib.data import PATIENT_UID, REGISTRY, choose_scan
 from questlib.lungs import segment_lungs
 from questlib.resample import resample
 from questlib.series import choose_series, find_series
@@ -129,7 +131,8 @@ def write_report(
         with step("write"):
             _write_products(volume, lungs, stage)
         series = choose_series(find_series(folder), series_uid)
-        patient = series.uid == PATIENT_UID
+        public = series.uid == PATIENT_UID
+        patient = public and _is_patient(series.files)
         with tempfile.TemporaryDirectory(prefix="questlib-") as work:
             scan = None if chosen else Path(work) / "scan"
             if scan:
@@ -143,7 +146,7 @@ def write_report(
             surface = _draw_surface(lungs)
         summary = _write_summary(stage, volume, lungs, step)
         kind = "patient" if patient else "phantom" if chosen else "own"
-        _write_index(stage, surface, runs, summary, kind=kind)
+        _write_index(stage, surface, runs, summary, kind=kind, public=public)
         return summary
 
 
@@ -192,6 +195,13 @@ class _Steps:
         yield
         self.seconds[name] = time.perf_counter() - start
         self.bar.update()
+
+
+def _is_patient(files):
+    """Tell the tutorial's patient by every pixel: some planes, or a UID, may lie."""
+    planes = (pydicom.dcmread(file, force=True).PixelData for file in files)
+    found = [hashlib.sha256(pixels).hexdigest() for pixels in planes]
+    return sorted(found) == sorted(REGISTRY["patient"]["pixels"].values())
 
 
 def _segment(folder, step, series_uid, *, regularize=False):
@@ -309,7 +319,7 @@ def _embed(data):
     return base64.b64encode(data).decode()
 
 
-def _write_index(stage, surface, runs, summary, *, kind):
+def _write_index(stage, surface, runs, summary, *, kind, public):
     from questlib.lesson import plotly_js, template
 
     titles = {"patient": "The tutorial's patient", "phantom": "The phantom"}
@@ -318,6 +328,7 @@ def _write_index(stage, surface, runs, summary, *, kind):
     page = template("index.html").render(
         title=titles.get(kind, "Your scan"),
         kind=kind,
+        public=public,
         summary=summary,
         volumes=volumes | both,
         preview=_embed((stage / "preview.png").read_bytes()),

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from questlib.header import (
+    TERMS,
     NotDicomError,
     SeriesError,
     SeriesWarning,
-    quote,
     read_header,
 )
 
@@ -217,7 +217,9 @@ def describe_series(headers):
             spacing = (check_spacing(stack), *stack.pixel_spacing)
     except SeriesError:
         pass  # listed all the same; load_series says what is wrong
-    modality = quote(headers[0].text("Modality"))
+    modality = headers[0].text("Modality")
+    if modality and modality not in TERMS:
+        modality = "unknown modality"
     return Series(
         uid=headers[0].text("SeriesInstanceUID"),
         modality=modality,

@@ -124,7 +124,7 @@ def _find_box(array, level):
 
 def _close_border(array, level):
     """Add one voxel around, mirrored at the level: the cap lies half a voxel out."""
-    padded = np.empty(np.add(array.shape, 2), array.dtype)
+    padded = np.zeros(np.add(array.shape, 2), array.dtype)
     padded[1:-1, 1:-1, 1:-1] = array
     whole = array.dtype.kind in "iu"
     least = np.iinfo(array.dtype).min if whole else -np.inf

@@ -39,10 +39,12 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from questlib.series import SeriesError, SeriesWarning
+from questlib.header import TEXTS
+from questlib.series import SeriesError, SeriesWarning, find_series
 from questlib.volume import load_series
 
 REFUSED, LOADED = [], []
+FIRST = {"MediaStorageSOPClassUID", "TransferSyntaxUID"}  # of file meta information
 
 
 def refused(pattern):
@@ -602,7 +604,7 @@ def rescale_break(keyword, name, raw, pattern):
 
 for _keyword in ("RescaleSlope", "RescaleIntercept"):
     rescale_break(_keyword, "missing", b"", "missing.*not Hounsfield")
-    rescale_break(_keyword, "not_a_number", b"abc", "'abc'.*not Hounsfield")
+    rescale_break(_keyword, "not_a_number", b"abc", "a text that.*not Hounsfield")
     rescale_break(_keyword, "nan", b"NaN", "'NaN'.*not Hounsfield")
     rescale_break(_keyword, "infinite", b"1e999", "'1e999'.*not Hounsfield")
     rescale_break(_keyword, "of_two_values", b"1\\1", "'1.*not Hounsfield")
@@ -1092,9 +1094,25 @@ def an_element_that_is_there_twice(planes):
         insert(path, b"\x28\0\x30\0DS\x04\x001\\1 ")
 
 
-@refused("IM0000.dcm: Modality.*'<script>")
+@refused("IM0000.dcm: Modality.*is a text that is not shown")
 def html_in_a_code(planes):
     put_raw(planes, "Modality", b"<script>alert(1)</script>\x1b[31m" + b"A" * 500)
+
+
+@pytest.mark.parametrize("keyword", sorted(TEXTS - FIRST))
+def test_no_message_quotes_a_text(keyword, tmp_path):
+    planes = make_planes()
+    some = planes[:2] if keyword == "ConvolutionKernel" else planes
+    put_raw(some, keyword, b"CANARIES")  # 8 bytes: a number may have as many
+    save_planes(tmp_path, planes)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        messages = [str(series) for series in find_series(tmp_path)]
+        try:
+            load_series(tmp_path)
+        except SeriesError as error:
+            messages.append(str(error))
+    assert "CANAR" not in " ".join([*messages, *(str(note.message) for note in said)])
 
 
 def test_enough_breaks():

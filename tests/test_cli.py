@@ -130,6 +130,16 @@ def test_messages_cannot_steer_the_terminal(tmp_path, capsys, monkeypatch):
     assert refuse(capsys, "list", tmp_path) == "questlib: red  [31m second line"
 
 
+def test_reasons_of_libraries_are_not_shown(tmp_path, capsys, monkeypatch):
+    def read(*_, **__):
+        return pydicom.valuerep.DSfloat("CANARY")
+
+    monkeypatch.setattr("questlib.series.find_series", read)
+    line = refuse(capsys, "list", tmp_path)
+    assert "pydicom refused this scan" in line
+    assert "CANARY" not in line
+
+
 def test_warnings_are_one_line_each(small, capsys, monkeypatch):
     def warn(*_, **__):
         warnings.warn(questlib.SeriesWarning("look\nhere", "1.dcm"), stacklevel=1)

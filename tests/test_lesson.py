@@ -1,16 +1,20 @@
 """The notebooks on somebody's scan: no identifier, nothing foreign, no network."""
 
 import base64
+import warnings
 
 import nbformat
 import numpy as np
 import pydicom
 import pytest
 from pydicom.datadict import DicomDictionary
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from questlib import load_series
 from questlib.lesson import (
+    GROUPS,
     NUMBERS,
     TEXTS,
     clean,
@@ -38,6 +42,12 @@ def notebook(*cells):
     return v4.new_notebook(cells=made, metadata={"kernelspec": kernel})
 
 
+def raw(tag, vr, text):
+    """An element as a file holds it, whatever pydicom thinks of its value."""
+    value = text.encode().ljust(len(text) + len(text) % 2)
+    return RawDataElement(Tag(tag), vr, len(value), value, 0, False, True)
+
+
 def mark(folder, source):
     """Copy DICOM files with a canary in every kind of text, and in their names."""
     folder.mkdir()
@@ -50,6 +60,13 @@ def mark(folder, source):
                 element.value = VALUES.get(element.VR, "CANARY")
         ds.PatientComments, ds.ReferringPhysicianName = CANARY, "CANARY^Doctor"
         ds.InstitutionName, ds.StudyTime, ds.PatientAge = CANARY, "060906", "066Y"
+        item = Dataset()
+        item.PatientName = "CANARY^Nested"
+        ds.RequestAttributesSequence = [item]
+        ds[0x00181150] = raw(0x00181150, "IS", "CANARY")  # Exposure Time
+        ds.OtherStudyNumbers = 19660606
+        ds.file_meta.ImplementationVersionName = "CANARY"
+        ds.file_meta.SourceApplicationEntityTitle = "CANARY"
         ds.add_new(0x00091010, "LO", CANARY)
         ds.add_new(0x00090010, "LO", "CANARY MAKER")
         ds.preamble = b"CANARY preamble".ljust(128)
@@ -63,6 +80,21 @@ def test_copy_keeps_the_volume_and_its_geometry(phantom_folder, tmp_path):
     before, after = load_series(phantom_folder), load_series(tmp_path / "copy")
     np.testing.assert_array_equal(after.array, before.array)
     np.testing.assert_allclose(after.affine, before.affine)
+
+
+def test_copy_stands_in_for_missing_uids(phantom_folder, tmp_path):
+    files = [path for path in phantom_folder.rglob("*") if path.is_file()][:3]
+    for path, edit in zip(files, ("lost", "empty", "own"), strict=True):
+        ds = pydicom.dcmread(path)
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = ""
+        ds.SOPClassUID = "1.2.3.666" if edit == "own" else ""
+        if edit == "lost":
+            del ds.SOPInstanceUID, ds.SOPClassUID
+        ds.save_as(tmp_path / path.name, enforce_file_format=False)
+    copy_without_identity(list(tmp_path.iterdir()), tmp_path / "copy")
+    copies = [pydicom.dcmread(path) for path in (tmp_path / "copy").iterdir()]
+    assert {ds.SOPClassUID for ds in copies} == {pydicom.uid.CTImageStorage}
+    assert len({ds.SOPInstanceUID for ds in copies}) == 3
 
 
 def test_copy_holds_no_canary(phantom_folder, tmp_path):
@@ -93,6 +125,27 @@ def test_copy_empties_every_text_of_the_dictionary(phantom_folder, tmp_path):
     for value in ("CANARY", *VALUES.values()):
         assert value.encode() not in data, value
     assert "PatientWeight" not in pydicom.dcmread(tmp_path / "copy" / "0001.dcm")
+
+
+@pytest.mark.filterwarnings("ignore:Invalid value for VR")
+def test_copy_keeps_numbers_and_no_text_in_their_place(phantom_folder, tmp_path):
+    path = next(path for path in phantom_folder.rglob("*") if path.is_file())
+    ds, nested = pydicom.dcmread(path), Dataset()
+    for tag, (vr, *_) in DicomDictionary.items():
+        if vr in ("IS", "DS") and tag >> 16 in GROUPS and tag not in ds:
+            ds[tag] = nested[tag] = raw(tag, vr, "7\\CANARY" if tag % 2 else "CANARY")
+    ds.OtherStudyNumbers, ds.ReportNumber = 19660606, 19660606
+    ds.XRayTubeCurrent, ds.RelatedSeriesSequence = 123, [nested]
+    ds.SynchronizationFrameOfReferenceUID = "1.2.840.10008.19660606"  # no such UID
+    ds.save_as(tmp_path / "marked.dcm")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        copy_without_identity([tmp_path / "marked.dcm"], tmp_path / "copy")
+    assert not caught  # pydicom's warnings quote values
+    data = (tmp_path / "copy" / "0001.dcm").read_bytes()
+    assert b"CANARY" not in data
+    assert b"19660606" not in data
+    assert pydicom.dcmread(tmp_path / "copy" / "0001.dcm").XRayTubeCurrent == 123
 
 
 def test_same_uid_gets_same_new_uid(phantom_folder, tmp_path):

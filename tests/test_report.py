@@ -1,6 +1,7 @@
 """The report of a scan: complete, offline, and without a trace of who it is."""
 
 import gzip
+import hashlib
 import io
 import json
 import re
@@ -16,7 +17,8 @@ from PIL import Image
 from test_lesson import CANARY, VALUES, mark, notebook
 
 from questlib import load_series, segment_lungs
-from questlib.data import PATIENT_UID
+from questlib.cli import main
+from questlib.data import PATIENT_UID, REGISTRY
 from questlib.report import write_mask, write_report
 
 SCRATCH = (
@@ -79,10 +81,17 @@ def read_everything(folder):
             yield path.name, str(Image.open(io.BytesIO(data)).info).encode()
 
 
+def find_uids(folder):
+    """The UIDs of a scan that are its own."""
+    ds = pydicom.dcmread(next(folder.glob("*.dcm")))
+    kinds = "StudyInstance", "SeriesInstance", "SOPInstance", "FrameOfReference"
+    return {ds[f"{kind}UID"].value for kind in kinds}
+
+
 def test_report_holds_no_identifier(report, marked):
     out, _ = report
     canaries = {CANARY, "CANARY", "annasmith", "=1+1", str(marked.parent), str(out)}
-    canaries |= set(VALUES.values()) - {"060906"}
+    canaries |= set(VALUES.values()) - {"060906"} | find_uids(marked)
     found = [
         (name, canary)
         for name, data in read_everything(out)
@@ -157,14 +166,23 @@ def test_summary_is_what_the_mask_says(report, marked):
         np.testing.assert_allclose(saved["direction"], volume.direction)
 
 
-def test_public_patient_is_attributed_and_not_marked(marked, tmp_path, monkeypatch):
-    files = [path for path in marked.iterdir() if path.suffix == ".dcm"]
+@pytest.mark.parametrize("lost", [0, 1])
+def test_public_patient_is_attributed_and_marked_unless_whole(
+    marked, tmp_path, monkeypatch, lost
+):
+    files = sorted(path for path in marked.iterdir() if path.suffix == ".dcm")
     public = tmp_path / "public"
     public.mkdir()
+    sums = {}
     for path in files:
         ds = pydicom.dcmread(path)
         ds.SeriesInstanceUID = PATIENT_UID
         ds.save_as(public / path.name)
+        sums[ds.SOPInstanceUID] = hashlib.sha256(ds.PixelData).hexdigest()
+    monkeypatch.setitem(REGISTRY["patient"], "pixels", sums)
+    first = min(files, key=lambda path: pydicom.dcmread(path).ImagePositionPatient[2])
+    for path in [first][:lost]:
+        (public / path.name).unlink()
     pages = tmp_path / "pages"
     pages.mkdir()
     nbformat.write(
@@ -177,7 +195,7 @@ def test_public_patient_is_attributed_and_not_marked(marked, tmp_path, monkeypat
     assert "10.7937/TCIA.2020.NNC2-0461" in index
     assert "CC BY 4.0" in index
     page = (tmp_path / "out" / "notebooks" / "00_a.html").read_text()
-    assert "not your scan" not in page
+    assert ("not your scan" in page) == ("Your scan" in index) == bool(lost)
     assert "CANARY" not in index + page  # a public UID is no reason to trust a header
 
 
@@ -199,6 +217,20 @@ def test_mask_replaces_only_when_asked(phantom_folder, tmp_path):
     write_mask(phantom_folder, tmp_path / "out", overwrite=True)
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["planes"] == 60
     assert {path.name for path in (tmp_path / "out").iterdir()} == names
+
+
+def test_mask_holds_no_identifier(marked, tmp_path, capsys):
+    assert main(["mask", str(marked), "--out", str(tmp_path / "out")]) == 0
+    out, err = capsys.readouterr()
+    canaries = {"CANARY", "19660606", "=1+1", str(marked)} | find_uids(marked)
+    everything = [*read_everything(tmp_path / "out"), ("console", (out + err).encode())]
+    assert len(everything) == 9  # 5 files, 3 of them opened
+    assert not [
+        (name, canary)
+        for name, data in everything
+        for canary in canaries
+        if canary.encode() in data
+    ]
 
 
 def test_mask_never_writes_into_the_scan(phantom_folder):
