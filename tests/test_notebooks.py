@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import spylls.hunspell
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "notebooks"
@@ -85,6 +86,25 @@ def words(text):
     text = re.sub(r"!\[[^]]*\]\([^)]*\)|\$\$.*?\$\$", " ", text, flags=re.DOTALL)
     text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text)
     return sum(any(letter.isalnum() for letter in word) for word in text.split())
+
+
+@cache
+def dictionaries():
+    """Give the American dictionary, and the words of our field (tests/words.txt)."""
+    american = Path(spylls.hunspell.__file__).parent / "data" / "en" / "en_US"
+    field = (ROOT / "tests" / "words.txt").read_text("utf-8").lower().split()
+    return spylls.hunspell.Dictionary.from_files(str(american)), set(field)
+
+
+def misspelled(text):
+    """List the words that no dictionary knows, outside code, formulas and links."""
+    formulas = r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\]\([^)]*\)|DOI \S+|dcm2niix"
+    text = re.sub(formulas, " ", text, flags=re.DOTALL)
+    text = text.replace("**", "")  # **L**eft is one word
+    american, field = dictionaries()
+    found = re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)*", text)
+    found = {word.removesuffix("'s") for word in found}
+    return {w for w in found if w.lower() not in field and not american.lookup(w)}
 
 
 def headings(stem):
@@ -262,6 +282,20 @@ def test_words(stem):
     assert 40 <= measure(stem)["words/cell"] <= 100
     counts = {cell["number"]: words(cell["source"]) for cell in prose(stem)}
     assert {n: count for n, count in counts.items() if count > 120} == {}
+
+
+@each
+def test_spelling(stem):
+    wrong = {cell["number"]: misspelled(cell["source"]) for cell in prose(stem)}
+    assert {n: found for n, found in wrong.items() if found} == {}, "or tests/words.txt"
+
+
+def test_the_list_of_words_holds_no_needless_ones():
+    text = " ".join(cell["source"] for stem in STEMS for cell in prose(stem)).lower()
+    american, field = dictionaries()
+    used = set(re.findall(r"[^\W\d_]+", text))
+    assert sorted(field - used | set(filter(american.lookup, field))) == []
+    assert misspelled("A voxell of the lugn, `lugn`") == {"voxell", "lugn"}
 
 
 @each

@@ -485,9 +485,9 @@ print(f"11 TB through 1 gigabit a second: {11e12 * 8 / 1e9 / 3600:.0f} h")
 # Twelve phantoms prove that the plumbing works, nothing more. A real study needs hundreds
 # of patients from several scanners, a test set that nobody has looked at, and confidence
 # intervals. Scanner, kernel and dose leave traces that a network reads more easily than
-# disease. The store keeps the axes of the scanner: a patient who lay prone is turned
-# round in it, so look at the pictures first. Check consent and licence of every scan. Education and research, not for
-# diagnosis.
+# disease. The store turns every scan by right angles, planes to the head and columns to
+# the patient's left, but a tilted stack stays tilted. Check consent and licence of every
+# scan. Education and research, not for diagnosis.
 
 # %% [markdown]
 # ## What's next
