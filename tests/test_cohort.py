@@ -20,6 +20,7 @@ import questlib
 from questlib import cohort
 from questlib.cohort import build_cohort, join_npy, open_cohort
 from questlib.resample import fit_shape, resample
+from questlib.volume import AXIAL
 
 SPACING, SHAPE = 8.0, (36, 40, 44)
 
@@ -74,6 +75,23 @@ def test_a_prone_and_a_supine_scan_lie_the_same_way(scans, tmp_path):
     # in LPS the right lung comes first along the columns
     columns = [np.argwhere(store.mask[1] == side)[:, 2].mean() for side in (1, 2)]
     assert columns[0] < columns[1]
+
+
+def test_turning_a_scan_moves_no_voxel():
+    array = np.arange(2 * 3 * 4).reshape(2, 3, 4)
+    for order, signs in (((0, 1, 2), (1, 1, 1)), ((2, 0, 1), (-1, 1, -1))):
+        direction = AXIAL[:, order] * signs
+        volume = questlib.Volume(array, (5, 2, 1), (-3, 20, 100), direction)
+        turned = cohort._turn(volume)
+        np.testing.assert_array_equal(turned.direction, AXIAL)
+        for voxel in np.ndindex(array.shape):
+            (found,) = np.argwhere(turned.array == array[voxel])
+            place = volume.affine @ (*voxel, 1)
+            np.testing.assert_allclose(turned.affine @ (*found, 1), place)
+
+
+def test_the_box_is_in_millimeters():
+    assert cohort._check_grid((2, 1, 0.8), None)[1] == (160, 320, 500)
 
 
 def build_again(built, scans, tmp_path, **options):

@@ -124,6 +124,19 @@ def test_two_balls_keep_their_volume_and_their_sides():
     )
 
 
+def test_a_trachea_that_opens_into_a_lung_is_no_lung():
+    """A tube without a wall runs down into the right ball, which it meets at 92 mm."""
+    volume, truth = body()
+    plane, row, column = np.indices(volume.shape) * 2
+    tube = ((row - 128) ** 2 + (column - 140) ** 2 < 9**2) & (plane > 60)
+    array = np.where(tube, -990, volume.array).astype(np.int16)
+    result = segment_lungs(replace(volume, array=array))
+    above = tube & (plane > 96)
+    assert not result.labels[above].any()
+    assert result.airway[above].mean() > 0.95
+    assert dice(result.labels == 1, (truth == 1) & ~tube) > 0.98
+
+
 def test_the_answer_does_not_depend_on_how_the_scan_is_stored():
     phantom = make_phantom(**SMALL)
     volume = phantom.volume

@@ -104,6 +104,17 @@ def test_a_thin_table_does_not_make_a_lung_of_the_air_above_it():
     assert np.array_equal(mask_plane(hu).mask, RIGHT | LEFT)
 
 
+def test_foam_under_a_sheet_is_outside_in_large_voxels_too():
+    """Sheet and foam are 2 mm each: the body wall (2.5 mm) must not grow over them."""
+    hu = np.full((100, 100), AIR)
+    hu[10:90, 5:95] = hu[90:92, 19:81] = TISSUE
+    hu[90, 20:80] = -900  # 240 mm2, enclosed, less dark than air
+    hu[50:85, 20:45] = hu[50:85, 55:80] = LUNG
+    result = mask_plane(hu, spacing=(2, 2))
+    assert [r.reason for r in result.regions if r.top == 90] == ["air outside the body"]
+    assert np.array_equal(result.mask, hu == LUNG)
+
+
 @pytest.mark.parametrize("shift", [-200, 200, 1024])
 def test_a_shift_changes_no_voxel(shift):
     hu = chest((disk(120, 80, 3, 3), 0))

@@ -97,6 +97,11 @@ def test_a_large_scan_is_reduced_below_10_mb():
     assert sent(browser, "labels").all()
 
 
+def test_the_browser_opens_in_the_lung_window():
+    browser = explore_planes(volume_of(np.zeros((2, 3, 4))))
+    assert (browser.center, browser.width) == (-600, 1500)
+
+
 def test_one_plane_and_one_column():
     assert explore_planes(volume_of(np.zeros((1, 9, 8)))).index == 0
     assert explore_planes(volume_of(np.zeros((4, 9, 1)))).geometry["shape"] == [4, 9, 1]
@@ -166,6 +171,15 @@ def test_a_rule_changes_the_verdict_the_code_and_the_dice():
     # row 30 is eroded to 31 and dilated to 27; the rule says 50; a row is 2 mm
     assert 46 in missed
     assert 'rules = {"top": 0.5}' in tuner.answer["code"]
+
+
+def test_each_plane_is_scored_by_its_own_truth():
+    truth = body() == -850
+    truth[0] = False
+    tuner = explore_mask(volume_of(body()), truth=truth, index=0)
+    assert tuner.answer["dice"] == 0
+    tuner.index = 1
+    assert tuner.answer["dice"] > 0.6
 
 
 def test_the_code_gives_the_mask_that_is_shown():

@@ -5,7 +5,8 @@
 
 The pages are the notebooks. Only what a book has by other means is changed: the
 navigation line goes, links to files of the project go to its repository, and a plotly
-figure becomes a script for HTML and a picture for the PDF.
+figure becomes a script for HTML and a picture for the PDF. SOURCE_DATE_EPOCH dates the
+book; without it, its date is the release's. A warning of Sphinx or LaTeX is an error.
 """
 
 import argparse
@@ -17,12 +18,14 @@ import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
+import matplotlib
 import nbformat
 import plotly
 import plotly.io
-from PIL import Image
+from PIL import Image, ImageChops
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -31,28 +34,53 @@ from build_notebooks import FOLDER, NAVIGATION
 ROOT = FOLDER.parent
 BOOK = ROOT / "build" / "book"
 SOURCE = BOOK / "source"
-REPOSITORY = "https://github.com/dicom-quest/dicom-quest/blob/HEAD/"
+CITATION = (ROOT / "CITATION.cff").read_text("utf-8")
+REPOSITORY = re.search(r"repository-code: (\S+)", CITATION)[1] + "/blob/HEAD/"
 PLOTLY = "application/vnd.plotly.v1+json"
+DEBIAN = (
+    "apt-get install latexmk texlive-xetex texlive-latex-recommended "
+    "texlive-latex-extra texlive-fonts-recommended fonts-freefont-otf chromium"
+)
+STYLE = """/* pictures keep their white paper when the page is dark */
+html[data-theme="dark"] .bd-article img { background: white; padding: 4px; }
+"""
+WRONG = re.compile(
+    r"^(?:Missing character|LaTeX Warning: (?:Ref|Hyper ref|There were)|! ).*"
+    r"|^Overfull \\hbox \((?:[5-9]|\d\d+)\..*",
+    re.MULTILINE,
+)
 
 
-def draw(figure, number):
-    """Turn a stored plotly figure into HTML for the site and a PNG for the PDF."""
+def find_browser():
+    """Find the Chromium that turns a plotly figure into a picture."""
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = (shutil.which(name) for name in names)
+    return os.environ.get("BROWSER_PATH") or next(filter(None, found), None)
+
+
+def draw(figure, number, picture):
+    """Turn a stored plotly figure into HTML for the site, and a PNG for the PDF."""
     html = plotly.io.to_html(
         figure, include_plotlyjs=False, full_html=False, div_id=f"plotly-{number}"
     )
+    if not picture:
+        return {"text/html": html}
     png = plotly.io.to_image(figure, "png", width=560, height=420, scale=2)
+    png = size_picture(png, 200)
     return {"text/html": html, "image/png": base64.b64encode(png).decode()}
 
 
-def size_picture(data):
-    """Tell LaTeX how large a picture is meant: 110 pixels an inch."""
+def size_picture(data, dots=110):
+    """Cut the white margin off, and tell LaTeX how many pixels make an inch."""
     out = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
-        image.save(out, format="PNG", dpi=(110, 110))
+        white = Image.new("RGB", image.size, "white")
+        box = ImageChops.difference(image.convert("RGB"), white).getbbox()
+        image.crop(box).save(out, format="PNG", dpi=(dots, dots))
     return out.getvalue()
 
 
-def lay_out(path):
+def lay_out(path, pictures=True):
     """Write one notebook as a page of the book."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = NAVIGATION.sub(r"\1", notebook.cells[0].source)
@@ -62,28 +90,32 @@ def lay_out(path):
         for output in cell.get("outputs", []):
             if PLOTLY in output.get("data", {}):
                 figure = plotly.io.from_json(json.dumps(output.data[PLOTLY]))
-                output.data = draw(figure, f"{path.stem[:2]}-{number}")
+                output.data = draw(figure, f"{path.stem[:2]}-{number}", pictures)
             elif "image/png" in output.get("data", {}):
                 picture = size_picture(base64.b64decode(output.data["image/png"]))
                 output.data["image/png"] = base64.b64encode(picture).decode()
     nbformat.write(notebook, SOURCE / path.name)
 
 
-def lay_out_all():
+def lay_out_all(pictures):
     """Write every page, and the files that the site needs from this machine."""
     shutil.rmtree(BOOK, ignore_errors=True)
     (SOURCE / "_static").mkdir(parents=True)
     for name in ("conf.py", "index.md"):
         shutil.copy(ROOT / "docs" / name, SOURCE / name)
+    (SOURCE / "_static" / "book.css").write_text(STYLE, encoding="utf-8")
     (SOURCE / "images").mkdir()
     for picture in (FOLDER / "images").glob("*.png"):
         (SOURCE / "images" / picture.name).write_bytes(
             size_picture(picture.read_bytes())
         )
+    (SOURCE / "fonts").mkdir()
+    for font in Path(matplotlib.get_data_path(), "fonts/ttf").glob("DejaVuSansMono*"):
+        shutil.copy(font, SOURCE / "fonts" / font.name)
     script = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
     shutil.copy(script, SOURCE / "_static" / "plotly.min.js")
     for path in sorted(FOLDER.glob("*.ipynb")):
-        lay_out(path)
+        lay_out(path, pictures)
 
 
 def run(*command, cwd=ROOT):
@@ -91,25 +123,62 @@ def run(*command, cwd=ROOT):
     subprocess.run([str(part) for part in command], cwd=cwd, check=True)
 
 
+def date_the_book():
+    """Date the book from the release, unless SOURCE_DATE_EPOCH says otherwise."""
+    day = re.search(r'date-released: "(.+)"', CITATION)[1]
+    seconds = datetime.fromisoformat(f"{day}T00:00:00+00:00").timestamp()
+    os.environ.setdefault("SOURCE_DATE_EPOCH", str(int(seconds)))
+    os.environ["FORCE_SOURCE_DATE"] = "1"
+
+
+def make_pdf(sphinx):
+    """Let LaTeX set the pages; print what it complains of, and say whether it did."""
+    run(*sphinx, "-b", "latex", "-d", BOOK / "pages", SOURCE, BOOK / "latex")
+    latexmk = ["latexmk", "-xelatex", "-interaction=nonstopmode", "-silent"]
+    try:
+        run(*latexmk, "dicom-quest.tex", cwd=BOOK / "latex")
+        log = (BOOK / "latex" / "dicom-quest.log").read_text("utf-8", "replace")
+        if wrong := [match[0] for match in WRONG.finditer(log)]:
+            print("LaTeX:", *wrong, sep="\n  ", file=sys.stderr)
+            return False
+    except subprocess.CalledProcessError:
+        print(
+            "LaTeX failed; build/book/latex/dicom-quest.log says why. "
+            f"If a package or a font is missing: {DEBIAN}",
+            file=sys.stderr,
+        )
+        return False
+    shutil.copy(BOOK / "latex" / "dicom-quest.pdf", BOOK / "dicom-quest.pdf")
+    return True
+
+
 def main(arguments=None):
     """Build what is asked for; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pdf", action="store_true", help="the PDF, too (xelatex)")
     options = parser.parse_args(arguments)
-    if chromium := shutil.which("chromium"):
-        os.environ.setdefault("BROWSER_PATH", chromium)
-    lay_out_all()
+    browser = find_browser()
+    programs = {name: shutil.which(name) for name in ("latexmk", "xelatex")}
+    missing = [name for name, path in (programs | {"chromium": browser}).items() if not path]
+    if browser:
+        os.environ["BROWSER_PATH"] = browser
+    date_the_book()
+    lay_out_all(pictures=options.pdf and not missing)
     sphinx = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "-q"]
     try:
         run(*sphinx, "-b", "html", "-d", BOOK / "pages", SOURCE, BOOK / "html")
-        if options.pdf:
-            run(*sphinx, "-b", "latex", "-d", BOOK / "pages", SOURCE, BOOK / "latex")
-            latexmk = ["latexmk", "-xelatex", "-interaction=nonstopmode", "-silent"]
-            run(*latexmk, "dicom-quest.tex", cwd=BOOK / "latex")
-            shutil.copy(BOOK / "latex" / "dicom-quest.pdf", BOOK / "dicom-quest.pdf")
+        print("build/book/html/index.html")
+        if options.pdf and missing:
+            names = ", ".join(missing)
+            print(f"No PDF without {names}. On Debian: {DEBIAN}", file=sys.stderr)
+            return 1
+        if options.pdf and not make_pdf(sphinx):
+            return 1
     except subprocess.CalledProcessError as error:
-        print(error, file=sys.stderr)
+        print(f"Sphinx failed with status {error.returncode}", file=sys.stderr)
         return 1
+    if options.pdf:
+        print("build/book/dicom-quest.pdf")
     return 0
 
 

@@ -1,10 +1,14 @@
 """Break questlib on purpose, one fault at a time: the tests must notice each one.
 
-    python tools/mutants.py             all, some minutes on two cores
+    python tools/mutants.py             all of tools/faults.tsv
     python tools/mutants.py series 12   those of one module, or by number
 
-Each fault is a change of text in a copy of the tree. First the module's own tests run,
-then all unit tests, then the notebooks (nbval). What nobody notices is printed.
+Each fault is a change of text in a copy of the tree. The tests that its line names run
+first. Nobody noticed? Then the module's own tests, all unit tests, and the notebooks
+that use the module (nbval). What survives all of them is printed, and the status is 1.
+
+Only a failed test counts as noticed. A fault that keeps pytest from working (code 2 and
+above, or no test that failed) is printed as a crash, and the status is 1, too.
 """
 
 import argparse
@@ -27,79 +31,45 @@ NOT_FOR_MUTANTS = {
     *("environment", "package", "notebooks", "build_notebooks"),  # form, not sense
     *("fuzz", "speed"),  # chance and time
 }
-TESTED_BY = {"pixels": "breaks"}  # else by the test of its name
+TESTED_BY = {"pixels": "breaks", "header": "breaks", "decoder": "breaks"}
+GUARD = "only_this_copy"  # a plugin of pytest: no other questlib is tested
+GUARD_TEXT = """from importlib.util import find_spec
+from pathlib import Path
+
+found = Path(find_spec("questlib").origin).parent
+if found != Path(__file__).resolve().parent / "questlib":
+    raise RuntimeError(f"the tests would import another questlib: {found}")
+"""
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
-NBVAL = [
+NBVAL = (
     *("--nbval", "--nbval-current-env", "--nbval-cell-timeout", "120"),
     *("--nbval-sanitize-with", "tests/nbval_sanitize.cfg"),
-]
+)
+STAGES = ("named tests", "own tests", "all unit tests", "notebooks")
 
 
 class Fault(NamedTuple):
-    """A line of tools/faults.tsv: the module, what is wrong, the change of text."""
+    """A line of tools/faults.tsv: what is wrong, the change, the tests to run first."""
 
     module: str
     what: str
     text: str
     becomes: str
+    tests: str
+
+
+class Verdict(NamedTuple):
+    """What became of a fault: "noticed", "CRASHED" or "survived"; and by whom."""
+
+    kind: str
+    by: str
+    seconds: float
 
 
 def read_faults():
     """Read the list of faults."""
     lines = (ROOT / "tools" / "faults.tsv").read_text("utf-8").splitlines()
     return [Fault(*line.split("\t")) for line in lines[1:]]
-
-
-def copy_tree(folder):
-    """Copy what the tests need; Python must not trust bytecode of the last fault."""
-    ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in PARTS:
-        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    for name in FILES:
-        shutil.copy(ROOT / name, folder / name)
-
-
-def stages(folder, module):
-    """Give the runs of pytest, quickest first, until one of them fails."""
-    tests = folder / "tests"
-    name = TESTED_BY.get(module, module)
-    own = [f"questlib/{module}.py"]
-    if (tests / f"test_{name}.py").exists():
-        own.append(f"tests/test_{name}.py")
-    yield own
-    skipped = {f"test_{other}" for other in NOT_FOR_MUTANTS | {name}}
-    rest = [p for p in sorted(tests.glob("test_*.py")) if p.stem not in skipped]
-    yield [str(path.relative_to(folder)) for path in rest]
-    yield [*NBVAL, "notebooks"]
-
-
-def judge(folder, fault):
-    """Run the tests on a broken copy; give what noticed, and the seconds it took."""
-    path, start = folder / "questlib" / f"{fault.module}.py", time.perf_counter()
-    whole = path.read_text("utf-8")
-    path.write_text(whole.replace(fault.text, fault.becomes), "utf-8")
-    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    env["MPLBACKEND"] = "agg"
-    noticed = None
-    try:
-        for arguments in stages(folder, fault.module):
-            done = subprocess.run(
-                [*PYTEST, *arguments],
-                cwd=folder,
-                env=env,
-                capture_output=True,
-                text=True,
-                timeout=1800,
-            )
-            if done.returncode not in (0, 5):  # 5: a module without examples
-                found = re.search(
-                    r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, re.M
-                )
-                noticed = found[1] if found else done.stdout[-300:] + done.stderr[-300:]
-                break
-    finally:
-        path.write_text(whole, "utf-8")
-    return noticed, time.perf_counter() - start
 
 
 def choose(names):
@@ -112,46 +82,144 @@ def choose(names):
         path = ROOT / "questlib" / f"{fault.module}.py"
         if (found := path.read_text("utf-8").count(fault.text)) != 1:
             stale.append(f"{number} {fault.module}: {fault.what} ({found} times)")
+        elif fault.text == fault.becomes:
+            stale.append(f"{number} {fault.module}: {fault.what} (no change)")
     if stale:
         raise SystemExit("these faults need their text renewed:\n" + "\n".join(stale))
+    if not chosen:
+        raise SystemExit("no such fault")
     return chosen
 
 
-def main(arguments=None):
-    """Try the faults; return 1 if one of them survives."""
+def copy_tree(folder):
+    """Copy what the tests need; Python must not trust bytecode of the last fault."""
+    ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in PARTS:
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    for name in FILES:
+        shutil.copy(ROOT / name, folder / name)
+    (folder / f"{GUARD}.py").write_text(GUARD_TEXT, "utf-8")
+
+
+def arguments(stage, fault):
+    """Give what pytest runs in a stage of a fault."""
+    if stage == "named tests":
+        return [f"tests/test_{name}" for name in fault.tests.split(" ")]
+    if stage == "own tests":
+        name = TESTED_BY.get(fault.module, fault.module)
+        return [f"questlib/{fault.module}.py", f"tests/test_{name}.py"]
+    if stage == "all unit tests":
+        names = sorted(path.name for path in (ROOT / "tests").glob("test_*.py"))
+        skipped = {f"test_{name}.py" for name in NOT_FOR_MUTANTS}
+        return [f"tests/{name}" for name in names if name not in skipped]
+    module = (ROOT / "questlib" / f"{fault.module}.py").read_text("utf-8")
+    names = re.findall(r"^(?:def|class) ([A-Za-z]\w+)", module, re.M)
+    uses = re.compile(rf"questlib\.{fault.module}\b|\b(?:{'|'.join(names)})\b")
+    users = [
+        f"notebooks/{path.stem}.ipynb"
+        for path in sorted((ROOT / "notebooks" / "src").glob("[0-9][0-9]_*.py"))
+        if uses.search(path.read_text("utf-8"))
+    ]
+    return [*NBVAL, *(users or ["notebooks"])]
+
+
+def run_tests(folder, tests):
+    """Run pytest in a copy; give the verdict on what the copy holds."""
+    env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    env["MPLBACKEND"] = "agg"
+    command, start = [*PYTEST, "-p", GUARD, *tests], time.perf_counter()
+    options = {"cwd": folder, "env": env, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, **options, timeout=1800)
+    except subprocess.TimeoutExpired:
+        return Verdict("CRASHED", "no answer in 30 minutes", 1800.0)
+    seconds = time.perf_counter() - start
+    failed = re.search(r"^(FAILED|ERROR) (\S+::.+?)(?: - |$)", done.stdout, re.M)
+    if done.returncode == 0:
+        return Verdict("survived", "", seconds)
+    if done.returncode == 1 and failed:
+        return Verdict("noticed", failed[2], seconds)
+    last = " ".join((done.stdout + done.stderr).split())[-300:]
+    return Verdict("CRASHED", f"pytest ended with {done.returncode}: {last}", seconds)
+
+
+def judge(folder, fault, stage):
+    """Break a copy, run the tests of a stage, and mend it."""
+    path = folder / "questlib" / f"{fault.module}.py"
+    whole = path.read_text("utf-8")
+    path.write_text(whole.replace(fault.text, fault.becomes), "utf-8")
+    try:
+        return run_tests(folder, arguments(stage, fault))
+    finally:
+        path.write_text(whole, "utf-8")
+
+
+def check_whole(folder, tests, what):
+    """Refuse to go on when tests fail, or are not found, without any fault."""
+    print(f"without a fault: {what} ...", flush=True)
+    verdict = run_tests(folder, list(dict.fromkeys(tests)))
+    if verdict.kind != "survived":
+        raise SystemExit(f"the tests fail without a fault: {verdict.by}")
+    print(f"without a fault: all pass, {verdict.seconds:.0f} s", flush=True)
+
+
+def ask_others(folder, fault, checked):
+    """Run the wider stages on a fault that its named tests did not notice."""
+    for stage in STAGES[1:]:
+        tests = arguments(stage, fault)
+        if tests not in checked:
+            check_whole(folder, tests, f"{stage} of {fault.module}")
+            checked.append(tests)
+        verdict = judge(folder, fault, stage)
+        if verdict.kind != "survived":
+            break
+    return verdict
+
+
+def tell(number, fault, verdict):
+    """Print one line of the table."""
+    by = verdict.by if verdict.kind == "noticed" else f"{verdict.kind} {verdict.by}"
+    line = f"{number:2} {fault.module:9} {fault.what:44} {verdict.seconds:4.0f} s  {by}"
+    print(line, flush=True)
+
+
+def main(arguments_given=None):
+    """Try the faults; return 1 if one of them survives or crashes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help="modules or numbers; default: all")
     parser.add_argument("--workers", type=int, default=2)
-    options = parser.parse_args(arguments)
-    chosen, copies = choose(options.names), queue.SimpleQueue()
+    options = parser.parse_args(arguments_given)
+    start, chosen = time.perf_counter(), choose(options.names)
+    copies, verdicts, checked = queue.SimpleQueue(), {}, []
 
     with tempfile.TemporaryDirectory() as base:
         for number in range(options.workers):
-            folder = Path(base) / str(number)
+            folder = Path(base).resolve() / str(number)
             copy_tree(folder)
             copies.put(folder)
-        noticed, _ = judge(folder, Fault("__init__", "none", "import", "import"))
-        if noticed:
-            raise SystemExit(f"the tests fail without a fault: {noticed}")
+        first = [test for _, fault in chosen for test in arguments(STAGES[0], fault)]
+        check_whole(folder, first, f"the tests that {len(chosen)} faults name")
 
         def work(task):
             folder = copies.get()
             try:
-                return task, judge(folder, task[1])
+                return task, judge(folder, task[1], STAGES[0])
             finally:
                 copies.put(folder)
 
-        alive = 0
         with ThreadPoolExecutor(options.workers) as pool:
-            for (number, fault), (noticed, seconds) in pool.map(work, chosen):
-                alive += noticed is None
-                print(
-                    f"{number:2} {fault.module:9} {fault.what:42} {seconds:5.0f} s  "
-                    f"{noticed or 'SURVIVED'}",
-                    flush=True,
-                )
-    print(f"{len(chosen)} faults, {len(chosen) - alive} noticed, {alive} survived")
-    return int(alive > 0)
+            for task, verdict in pool.map(work, chosen):
+                verdicts[task] = verdict
+                tell(*task, verdict)
+        for task, verdict in verdicts.items():
+            if verdict.kind == "survived":
+                verdicts[task] = ask_others(folder, task[1], checked)
+                tell(*task, verdicts[task])
+    kinds = [verdict.kind for verdict in verdicts.values()]
+    counts = (f"{kinds.count(k)} {k}" for k in ("noticed", "survived", "CRASHED"))
+    minutes = (time.perf_counter() - start) / 60
+    print(f"{len(kinds)} faults: {', '.join(counts)}; {minutes:.1f} minutes")
+    return int(kinds.count("noticed") < len(kinds))
 
 
 if __name__ == "__main__":
