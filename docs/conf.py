@@ -49,8 +49,8 @@ html_show_search_summary = False  # it would be fetched, and a file cannot fetch
 html_math_renderer = "mathml"
 
 TITLE_PAGE = r"""
-\begin{titlepage}
-\sffamily\raggedright
+\thispagestyle{empty}
+{\sffamily\raggedright
 \vspace*{8mm}
 {\fontsize{44}{50}\selectfont\bfseries\color{TitleColor}@TITLE@\par}
 \vspace{5mm}
@@ -69,8 +69,8 @@ Cancer Imaging Archive, 2020, DOI 10.7937/TCIA.2020.NNC2-0461, CC BY 4.0).\par}
 {\large\bfseries For education and research, not for diagnosis.\par}
 \vspace{5mm}
 Text and figures: CC BY 4.0. Code: BSD-3-Clause.\par
-\url{@REPOSITORY@}\par
-\end{titlepage}
+\url{@REPOSITORY@}\par}
+\clearpage
 """
 PREAMBLE = r"""
 \setcounter{secnumdepth}{-1}  % the chapters have their numbers in their titles

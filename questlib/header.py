@@ -5,9 +5,9 @@ import struct
 import zlib
 from dataclasses import dataclass, replace
 from io import BytesIO
+from math import isfinite
 from pathlib import Path
 
-import numpy as np
 from pydicom.datadict import dictionary_description, dictionary_VR, tag_for_keyword
 from pydicom.uid import UID_dictionary
 
@@ -137,7 +137,7 @@ class Header:
             numbers = [float(part) for part in text.split("\\")]
         except ValueError:
             numbers = []
-        if len(numbers) != count or not np.isfinite(numbers).all() or "_" in text:
+        if len(numbers) != count or not all(map(isfinite, numbers)) or "_" in text:
             wanted = "a number" if count == 1 else f"{count} numbers"
             raise self.error(keyword, why or f"it must be {wanted}")
         return numbers
@@ -197,13 +197,18 @@ class Walker:
     def damaged(self, why):
         return SeriesError(f"{why}; the file is damaged: export it again", self.file)
 
-    def fetch(self, start, length):
-        """Return bytes of the stream; fewer at its end."""
+    def reach(self, start, length):
+        """Read on until bytes of the stream lie in the window; return where."""
         here = start - self.begin
         if here < 0 or here + length > len(self.window):
             self.stream.seek(start)
             self.begin, here = start, 0
             self.window = self.stream.read(max(length, WINDOW))
+        return here
+
+    def fetch(self, start, length):
+        """Return bytes of the stream; fewer at its end."""
+        here = self.reach(start, length)
         return self.window[here : here + length]
 
     def read_head(self, implicit):
@@ -211,26 +216,31 @@ class Walker:
 
         None at the end, and before the group `stop`.
         """
-        head = self.fetch(self.at, 12)
-        if len(head) < 8 or not any(head[:8]):
+        here = self.reach(self.at, 12)
+        left = len(self.window) - here
+        group, element, length = (
+            self.head.unpack_from(self.window, here) if left >= 8 else (0, 0, 0)
+        )
+        if not (group or element or length):
             if self.fetch(self.at, 1 << 16).strip(b"\0"):
                 raise self.damaged("its header is cut off (truncated)")
             return None
         self.left -= 1
         if not self.left:
             raise self.damaged(f"it has more than {MAX_ELEMENTS} elements")
-        group, element, length = self.head.unpack_from(head)
         if group >= self.stop:
             return None
         self.at += 8
         vr = b""
         if not implicit and group != 0xFFFE:
-            vr = head[4:6]
+            vr = self.window[here + 4 : here + 6]
             if vr in LONG_VRS:
-                length = self.long.unpack(head[8:].ljust(4, b"\0"))[0]
+                if left < 12:
+                    raise self.damaged("its header is cut off (truncated)")
+                length = self.long.unpack_from(self.window, here + 8)[0]
                 self.at += 4
             elif vr in VRS:
-                length = self.short.unpack_from(head, 6)[0]
+                length = self.short.unpack_from(self.window, here + 6)[0]
             else:
                 raise self.damaged(f"({group:04X},{element:04X}) has no valid VR")
         return group << 16 | element, vr, length

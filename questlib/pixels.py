@@ -273,7 +273,7 @@ def read_plane(header, out, decoders):
         notes.add("dirty")
     limits = np.iinfo(stored.dtype)
     floor = -(-(AIR - intercept) // slope) if slope > 0 else limits.min
-    floor = int(np.clip(floor, limits.min, limits.max))
+    floor = int(min(max(floor, limits.min), limits.max))
     if padding is not None:
         stored[padding] = floor
     if stored.min() < floor:

@@ -42,7 +42,8 @@ if found != Path(__file__).resolve().parent / "questlib":
 """
 PYTEST = (sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider")
 NBVAL = (
-    *("--nbval", "--nbval-current-env", "--nbval-cell-timeout", "120"),
+    *("-p", "nbval.plugin", "--nbval", "--nbval-current-env"),
+    *("--nbval-cell-timeout", "120"),
     *("--nbval-sanitize-with", "tests/nbval_sanitize.cfg"),
 )
 STAGES = ("named tests", "own tests", "all unit tests", "notebooks")
@@ -126,7 +127,7 @@ def arguments(stage, fault):
 def run_tests(folder, tests):
     """Run pytest in a copy; give the verdict on what the copy holds."""
     env = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    env["MPLBACKEND"] = "agg"
+    env |= {"MPLBACKEND": "agg", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # seconds each
     command, start = [*PYTEST, "-p", GUARD, *tests], time.perf_counter()
     options = {"cwd": folder, "env": env, "capture_output": True, "text": True}
     try:
@@ -154,13 +155,23 @@ def judge(folder, fault, stage):
         path.write_text(whole, "utf-8")
 
 
-def check_whole(folder, tests, what):
+def check_whole(folders, tests, what):
     """Refuse to go on when tests fail, or are not found, without any fault."""
     print(f"without a fault: {what} ...", flush=True)
-    verdict = run_tests(folder, list(dict.fromkeys(tests)))
-    if verdict.kind != "survived":
-        raise SystemExit(f"the tests fail without a fault: {verdict.by}")
-    print(f"without a fault: all pass, {verdict.seconds:.0f} s", flush=True)
+    parts, start = [tests], time.perf_counter()
+    if len(folders) > 1:  # shared out by files, for the sake of their fixtures
+        files = list(dict.fromkeys(test.partition("::")[0] for test in tests))
+        turn = {file: number % len(folders) for number, file in enumerate(files)}
+        parts = [
+            [test for test in tests if turn[test.partition("::")[0]] == number]
+            for number in range(min(len(folders), len(files)))
+        ]
+    with ThreadPoolExecutor(len(folders)) as pool:
+        for verdict in pool.map(run_tests, folders, parts):
+            if verdict.kind != "survived":
+                raise SystemExit(f"the tests fail without a fault: {verdict.by}")
+    seconds = time.perf_counter() - start
+    print(f"without a fault: all pass, {seconds:.0f} s", flush=True)
 
 
 def ask_others(folder, fault, checked):
@@ -168,7 +179,7 @@ def ask_others(folder, fault, checked):
     for stage in STAGES[1:]:
         tests = arguments(stage, fault)
         if tests not in checked:
-            check_whole(folder, tests, f"{stage} of {fault.module}")
+            check_whole([folder], tests, f"{stage} of {fault.module}")
             checked.append(tests)
         verdict = judge(folder, fault, stage)
         if verdict.kind != "survived":
@@ -193,12 +204,12 @@ def main(arguments_given=None):
     copies, verdicts, checked = queue.SimpleQueue(), {}, []
 
     with tempfile.TemporaryDirectory() as base:
-        for number in range(options.workers):
-            folder = Path(base).resolve() / str(number)
+        folders = [Path(base).resolve() / str(n) for n in range(options.workers)]
+        for folder in folders:
             copy_tree(folder)
             copies.put(folder)
-        first = [test for _, fault in chosen for test in arguments(STAGES[0], fault)]
-        check_whole(folder, first, f"the tests that {len(chosen)} faults name")
+        named = {test: 0 for _, fault in chosen for test in arguments(STAGES[0], fault)}
+        check_whole(folders, list(named), f"{len(named)} tests that the faults name")
 
         def work(task):
             folder = copies.get()
