@@ -292,9 +292,13 @@ def phantom(planes, size=512, step=2.0):
         shutil.rmtree(part, ignore_errors=True)
         shape, spacing = (planes, size, size), (step, spacing, spacing)
         made = questlib.make_phantom(part, shape=shape, spacing=spacing)
-        np.save(folder.with_suffix(".truth.npy"), made.truth)
+        np.save(truth_of(folder), made.truth)
         part.rename(folder)
     return folder
+
+
+def truth_of(folder):
+    return folder.with_name(f"{folder.name}.truth.npy")
 
 
 def copy_speed():
@@ -391,7 +395,7 @@ def write_results(planes, rounds, patient):
     """Run everything and give RESULTS.md."""
     speed, scan = copy_speed(), phantom(planes)
     table, peak = measure(scan, rounds)
-    truth = np.load(scan.with_suffix(".truth.npy"))
+    truth = np.load(truth_of(scan))
     overlap, same = score(scan, truth)
     growth = {
         n: race_alone(["questlib"], phantom(n), rounds)["questlib"]

@@ -15,6 +15,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 CONDA_NAMES = {"matplotlib": "matplotlib-base"}
 CHECKERS = {"jupytext", "nbval"}  # from the group `dev`
+BINDER = "https://mybinder.org/v2/gh/dicom-quest/dicom-quest/HEAD"
 HOST = re.compile(r"https?://|--(?:extra-)?index-url|--find-links")
 
 
@@ -129,6 +130,26 @@ def test_binder_builds_in_a_dry_run():
     recipe = done.stdout + done.stderr
     assert 'binder/environment.yml"' in recipe and "binder/postBuild" in recipe
     assert "libegl1" in recipe
+
+
+def test_readme_has_a_badge_for_each_notebook_and_shows_what_is_there():
+    text = (ROOT / "README.md").read_text("utf-8")
+    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        number, row = path.stem[:2], f"(notebooks/{path.name}) "
+        (line,) = [line for line in text.splitlines() if row in line]
+        assert f"[![Run {number} on Binder][run]][{number}]" in line
+        assert f"[{number}]: {BINDER}?urlpath=lab/tree/notebooks/{path.name}\n" in text
+    for app in (
+        "lab/tree/notebooks/00_start_here.ipynb",
+        "voila/render/app/sliders.ipynb",
+    ):
+        assert f"]({BINDER}?urlpath={app})" in text
+        assert (
+            ROOT / app.removeprefix("lab/tree/").removeprefix("voila/render/")
+        ).exists()
+    for target in re.findall(r"\]\((?!https?:|#)([^)]+)\)", text):
+        assert (ROOT / target).exists(), target
+    assert all(p.stat().st_size < 2e6 for p in (ROOT / "docs").iterdir())
 
 
 def test_requirements_are_the_lock_in_another_form():
