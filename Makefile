@@ -56,11 +56,12 @@ bench: setup | $(UV) ## the timings that README quotes: benchmarks/RESULTS.md
 	$(UV) sync --frozen --inexact --group bench
 	$(BIN)/python benchmarks/run.py
 
-book: setup | $(UV) ## the notebooks as a site and one PDF (needs latexmk, xelatex, chromium)
-	$(UV) sync --frozen --inexact --group book
+book: setup | $(UV) ## the notebooks as a site and one PDF (the PDF needs LaTeX and Chromium)
+	@$(UV) sync --frozen --inexact --group book \
+	    || $(UV) sync --frozen --inexact --group book --offline
 	$(BIN)/python tools/build_book.py --pdf
 
-mutants: setup ## break questlib on purpose: which test notices? (minutes)
+mutants: setup ## break questlib on purpose: which test notices? (6 minutes)
 	$(BIN)/python tools/mutants.py
 
 lock: | $(UV) ## renew uv.lock and what is made from it

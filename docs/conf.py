@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
@@ -14,7 +14,7 @@ PROJECT = HERE.parents[2]
 CITATION = yaml.safe_load((PROJECT / "CITATION.cff").read_text("utf-8"))
 REPOSITORY = CITATION["repository-code"]
 TITLE, SUBTITLE = CITATION["title"].split(": ")
-DAY = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), timezone.utc)
+DAY = datetime.fromtimestamp(int(os.environ["SOURCE_DATE_EPOCH"]), UTC)
 
 project = TITLE
 author = CITATION["authors"][0]["name"]
@@ -43,9 +43,9 @@ html_theme_options = {
 html_context = {"default_mode": "auto"}
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
-html_js_files = ["plotly.min.js"]
+NO_FETCH = "DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = location.protocol !== 'file:'"
+html_js_files = ["plotly.min.js", (None, {"body": NO_FETCH})]  # no file fetches a file
 html_show_sourcelink = False
-html_show_search_summary = False  # it would be fetched, and a file cannot fetch a file
 html_math_renderer = "mathml"
 
 TITLE_PAGE = r"""
@@ -79,6 +79,11 @@ PREAMBLE = r"""
 \titleformat{\chapter}[hang]{\sffamily\bfseries\Huge\color{TitleColor}}{}{0pt}{}
 \titlespacing*{\chapter}{0pt}{0pt}{14pt}
 \raggedbottom
+\widowpenalty=500 \clubpenalty=500
+% a new page where less than this is left; unlike \needspace it tempts nobody else
+\newcommand{\wantspace}[1]{\par\penalty0\begingroup
+  \dimen0=\pagegoal \advance\dimen0 by -\pagetotal
+  \ifdim\pagetotal>0pt \ifdim#1>\dimen0 \vfil\break\fi\fi\endgroup}
 \fancypagestyle{plain}{\fancyhf{}\renewcommand{\headrulewidth}{0pt}%
   \fancyfoot[L]{\sffamily\footnotesize @TITLE@ @RELEASE@, for education and research,
     not for diagnosis}%
@@ -90,8 +95,8 @@ PREAMBLE = r"""
 \definecolor{given}{rgb}{0.55,0.65,0.75}
 \newenvironment{sphinxclasscell_output}{\sphinxsetup{VerbatimColor={rgb}{1,1,1},
   pre_border-left-width=2pt, pre_border-right-width=0pt, pre_border-top-width=0pt,
-  pre_border-bottom-width=0pt, pre_border-radius=0pt, VerbatimBorderColor={named}{given},
-  verbatimwithframe=true}}{}
+  pre_border-bottom-width=0pt, pre_border-radius=0pt,
+  VerbatimBorderColor={named}{given}, verbatimwithframe=true}}{}
 \newenvironment{sphinxclasstag_raises-exception}{%
   \definecolor{given}{rgb}{0.75,0.15,0.15}}{}
 """
@@ -129,11 +134,13 @@ latex_elements = {
     "fontpkg": FONTS,
     "fvset": r"\fvset{fontsize=\small}",
     "maketitle": fill(TITLE_PAGE),
-    "tableofcontents": r"\tableofcontents",
+    "tableofcontents": r"\tableofcontents\clearpage",
     "makeindex": "",
     "printindex": "",
     "preamble": fill(PREAMBLE),
-    "sphinxsetup": "verbatimwithframe=false, VerbatimColor={rgb}{0.95,0.95,0.95}",
+    "sphinxsetup": r"verbatimwithframe=false, VerbatimColor={rgb}{0.95,0.95,0.95},"
+    r"verbatimvisiblespace={}, verbatimcontinued={\textcolor{gray}"
+    r"{\llap{\tiny$\hookrightarrow$\,}}}",
 }
 latex_show_urls = "footnote"
 latex_show_pagerefs = True
@@ -151,20 +158,29 @@ def insert_latex(node, text):
     node.parent.insert(node.parent.index(node), nodes.raw("", text, format="latex"))
 
 
+LEADS = (nodes.paragraph, nodes.enumerated_list)  # what stands before a cell
+
+
+def count_lines(block):
+    """Count the printed lines of a block of code or output."""
+    return sum(1 + len(line) // 96 for line in block.astext().splitlines())
+
+
 def keep_together(app, doctree):
-    """Ask for room where a page would end in a cell, or in front of one."""
+    """Ask for room where a page would end in a cell, or between it and its lead."""
     for cell in list(doctree.findall(nodes.container)):
-        code = next(cell.findall(nodes.literal_block), None)
-        if "cell" not in cell["classes"] or code is None:
+        blocks = [count_lines(one) for one in cell.findall(nodes.literal_block)]
+        if "cell" not in cell["classes"] or not blocks:
             continue
-        start, lines = cell, min(code.astext().count("\n"), 25) + 4
-        before = cell.parent[cell.parent.index(cell) - 1]
-        if isinstance(before, nodes.paragraph) and len(before.astext()) < 400:
+        lines = sum(min(count, 25) for count in blocks) + 2 * len(blocks) + 2
+        start, before = cell, cell.parent[cell.parent.index(cell) - 1]
+        picture = next(before.findall(nodes.image), None)
+        if isinstance(before, LEADS) and len(before.astext()) < 400 and not picture:
             start, lines = before, lines + 1 + len(before.astext()) // 90
         if isinstance(start.parent[start.parent.index(start) - 1], nodes.title):
             start, lines = start.parent, lines + 3
-        if start.parent is not None and not isinstance(start, nodes.document):
-            insert_latex(start, rf"\needspace{{{lines}\baselineskip}}")
+        if start.parent is not None:
+            insert_latex(start, rf"\wantspace{{{11 * min(lines, 36)}pt}}")
 
 
 def choose_contents(app, doctree):

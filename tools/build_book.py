@@ -41,9 +41,13 @@ DEBIAN = (
     "apt-get install latexmk texlive-xetex texlive-latex-recommended "
     "texlive-latex-extra texlive-fonts-recommended fonts-freefont-otf chromium"
 )
-STYLE = """/* pictures keep their white paper when the page is dark */
-html[data-theme="dark"] .bd-article img { background: white; padding: 4px; }
+STYLE = """/* a dark page leaves the gray of a CT alone */
+html[data-theme="dark"] .bd-content .bd-article img { filter: none; }
 """
+STILL = """```{only} latex
+*On paper this view stands still. In the notebook and on the site it turns.*
+```"""
+UNIT = re.compile(r"(\d) (%|HU|mm|cm|mL|L|kB|MB|GB|TB)(?![\w/])")
 WRONG = re.compile(
     r"^(?:Missing character|LaTeX Warning: (?:Ref|Hyper ref|There were)|! ).*"
     r"|^Overfull \\hbox \((?:[5-9]|\d\d+)\..*",
@@ -70,27 +74,39 @@ def draw(figure, number, picture):
     return {"text/html": html, "image/png": base64.b64encode(png).decode()}
 
 
-def size_picture(data, dots=110):
-    """Cut the white margin off, and tell LaTeX how many pixels make an inch."""
+def size_picture(data, dots=110, inches=4.6):
+    """Cut the white margin off; tell LaTeX how many pixels make an inch."""
     out = io.BytesIO()
     with Image.open(io.BytesIO(data)) as image:
         white = Image.new("RGB", image.size, "white")
         box = ImageChops.difference(image.convert("RGB"), white).getbbox()
-        image.crop(box).save(out, format="PNG", dpi=(dots, dots))
+        image = image.crop(box)
+        dots = max(dots, image.height / inches)
+        image.save(out, format="PNG", dpi=(dots, dots))
     return out.getvalue()
+
+
+def edit_prose(text):
+    """Lead links to the repository, and keep a number and its unit together."""
+    text = re.sub(r"\]\(\.\./", f"]({REPOSITORY}", text)
+    parts = re.split(r"(```.*?```|`[^`]*`)", text, flags=re.DOTALL)
+    parts[::2] = [UNIT.sub("\\1\N{NO-BREAK SPACE}\\2", part) for part in parts[::2]]
+    return "".join(parts)
 
 
 def lay_out(path, pictures=True):
     """Write one notebook as a page of the book."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = NAVIGATION.sub(r"\1", notebook.cells[0].source)
-    for number, cell in enumerate(notebook.cells):
+    for number, cell in enumerate(list(notebook.cells)):
         if cell.cell_type == "markdown":
-            cell.source = re.sub(r"\]\(\.\./", f"]({REPOSITORY}", cell.source)
+            cell.source = edit_prose(cell.source)
         for output in cell.get("outputs", []):
             if PLOTLY in output.get("data", {}):
                 figure = plotly.io.from_json(json.dumps(output.data[PLOTLY]))
                 output.data = draw(figure, f"{path.stem[:2]}-{number}", pictures)
+                place = notebook.cells.index(cell) + 1
+                notebook.cells.insert(place, nbformat.v4.new_markdown_cell(STILL))
             elif "image/png" in output.get("data", {}):
                 picture = size_picture(base64.b64decode(output.data["image/png"]))
                 output.data["image/png"] = base64.b64encode(picture).decode()
@@ -118,9 +134,9 @@ def lay_out_all(pictures):
         lay_out(path, pictures)
 
 
-def run(*command, cwd=ROOT):
+def run(*command, **options):
     """Run a command; its failure is ours."""
-    subprocess.run([str(part) for part in command], cwd=cwd, check=True)
+    subprocess.run([str(part) for part in command], check=True, **options)
 
 
 def date_the_book():
@@ -136,7 +152,8 @@ def make_pdf(sphinx):
     run(*sphinx, "-b", "latex", "-d", BOOK / "pages", SOURCE, BOOK / "latex")
     latexmk = ["latexmk", "-xelatex", "-interaction=nonstopmode", "-silent"]
     try:
-        run(*latexmk, "dicom-quest.tex", cwd=BOOK / "latex")
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        run(*latexmk, "dicom-quest.tex", cwd=BOOK / "latex", **silent)
         log = (BOOK / "latex" / "dicom-quest.log").read_text("utf-8", "replace")
         if wrong := [match[0] for match in WRONG.finditer(log)]:
             print("LaTeX:", *wrong, sep="\n  ", file=sys.stderr)
@@ -159,7 +176,9 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     browser = find_browser()
     programs = {name: shutil.which(name) for name in ("latexmk", "xelatex")}
-    missing = [name for name, path in (programs | {"chromium": browser}).items() if not path]
+    missing = [
+        name for name, path in (programs | {"chromium": browser}).items() if not path
+    ]
     if browser:
         os.environ["BROWSER_PATH"] = browser
     date_the_book()
