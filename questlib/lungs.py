@@ -15,6 +15,7 @@ from questlib.plane import (
     find_gray_levels,
     find_outside,
     find_padding,
+    label_air,
     mask_plane,
     mask_plane_2017,
 )
@@ -162,7 +163,7 @@ def segment_lungs(volume: Volume) -> LungMask:
 def measure_levels(coarse, padding):
     """Measure air and soft tissue; `air` is None where a scan does not show both."""
     every = max(1, coarse.size // 500_000)
-    some = np.flatnonzero(~padding)[::every]
+    some = np.flatnonzero(~padding)[::every] if padding.any() else np.s_[::every]
     air, tissue, clear = find_gray_levels(coarse.ravel()[some])
     if not clear:
         return None, tissue, ["no lungs in this scan: no air beside tissue"]
@@ -188,11 +189,12 @@ def find_inside(scale, padding, step):
         disk = _disk(WALL_MM, step)
         wall = _dilate(_erode(wall | padding, disk), disk)
     with ThreadPoolExecutor(2) as pool:
-        around = pool.map(lambda air: find_outside(air, padding, pure), (below, ~wall))
-    outside, behind = around  # the second takes no blanket for a wall
-    inside = below & ~outside
-    sure = inside & ~behind
-    cut = find_cut_by_edge(below & ~inside, pure, step)
+        first = pool.submit(label_air, below, padding, pure)
+        behind = pool.submit(find_outside, ~wall, padding, pure)
+    numbers, outside = first.result()
+    inside = below & ~outside[numbers]
+    sure = inside & ~behind.result()  # no blanket is taken for a wall
+    cut = find_cut_by_edge(numbers, outside, pure, step)
     if cut.any():
         labels, count = ndimage.label(cut | inside)
         share = np.bincount(labels[sure], minlength=count + 1) / np.bincount(
@@ -203,20 +205,21 @@ def find_inside(scale, padding, step):
     return sure, below
 
 
-def find_cut_by_edge(air, pure, step):
-    """Find what the first or last row cuts like a lung: deep, not as dark as air."""
-    labels, count = ndimage.label(air, IN_PLANE)
+def find_cut_by_edge(numbers, outside, pure, step):
+    """Find what the first or last row cuts like a lung: deep, not as dark as air.
+
+    `numbers` and `outside` are those of `label_air`.
+    """
     ends = [np.s_[:, [0, -1]], np.s_[..., [0, -1]]]
-    on = np.concatenate([labels[end].ravel() for end in ends])
+    on = np.concatenate([numbers[end].ravel() for end in ends])
     dark = np.concatenate([pure[end].ravel() for end in ends])
-    touching = np.bincount(on, minlength=count + 1)
-    cut = np.bincount(on, dark, count + 1) <= 0.5 * touching
-    cut &= np.isin(np.arange(count + 1), labels[ends[0]])
-    cut[0] = False
+    touching = np.bincount(on, minlength=outside.size)
+    cut = outside & (np.bincount(on, dark, outside.size) <= 0.5 * touching)
+    cut &= np.isin(np.arange(outside.size), numbers[ends[0]])
     if not cut.any():
-        return np.zeros(air.shape, bool)
-    cut &= np.bincount(labels.ravel()) * step[1] > DEPTH_MM * touching
-    return cut[labels]
+        return np.zeros(numbers.shape, bool)
+    cut &= np.bincount(numbers.ravel()) * step[1] > DEPTH_MM * touching
+    return cut[numbers]
 
 
 def _box(mask, margin):
@@ -292,11 +295,12 @@ def shrink(array, factor):
     ]
     weight = np.multiply.outer(count[1], count[2]).astype(np.float32)
     coarse = np.empty(shape, np.float32)
+    kind = np.int32 if array.dtype.kind in "iu" else float
 
     def one(at):
         start = at * factor[0]
         block = array[start : start + factor[0]]
-        total = block.sum(0, dtype=np.int32 if array.dtype.kind in "iu" else float)
+        total = block.sum(0, dtype=kind) if len(block) > 1 else block[0].astype(kind)
         total = _add_blocks(_add_blocks(total, factor[1]).T, factor[2]).T
         coarse[at] = total / (weight * len(block))
 
@@ -332,18 +336,24 @@ def find_trachea(inside, scale, step):
     round_ = (tall / wide > 0.45) & (wide / np.maximum(tall, 1e-6) > 0.45)
     good = (size > 40) & (size < 700) & round_ & (size > 0.5 * tall * wide)
     good[0] = False
-    tubes, _ = ndimage.label(good[labels], EVERY_WAY)
+    round_ = good[labels]
+    around = _box(round_, 0)
+    if around is None:
+        return None
+    tubes, _ = ndimage.label(round_[around], EVERY_WAY)
     body = np.flatnonzero(inside.any((0, 1)))
     middle, width = (body[0] + body[-1]) / 2, body[-1] - body[0] + 1
     best, score = 0, 0.0
     for tube, box in enumerate(ndimage.find_objects(tubes), 1):
         length = (box[0].stop - box[0].start) * step[0]
-        center = np.mean(np.nonzero(tubes[box] == tube)[2]) + box[2].start
+        start = box[2].start + around[2].start
+        center = np.mean(np.nonzero(tubes[box] == tube)[2]) + start
         if length > score and abs(center - middle) / width < 0.25:
             best, score = tube, length
     if score < min(20.0, 0.5 * len(inside) * step[0]) or not best:
         return None
-    return tubes == best
+    round_[around] = tubes == best
+    return round_
 
 
 def grow_airway(inside, scale, step):
@@ -355,6 +365,7 @@ def grow_airway(inside, scale, step):
     planes = np.flatnonzero(trachea.any((1, 2)))
     limit = 2.2 * np.median(trachea[planes].sum((1, 2)))
     airway[planes[-1]] = trachea[planes[-1]]
+    disks = _disk(3.0, step)[0], _disk(5.0, step)[0]
     for plane in range(planes[-1] - 1, -1, -1):
         box = _box(airway[plane + 1], [int(40 / mm) for mm in step[1:]])
         above = airway[plane + 1][box]
@@ -364,7 +375,7 @@ def grow_airway(inside, scale, step):
             inside[plane][box],
             scale[plane][box],
             (limit, 0.6 * limit)[pieces > 1],
-            step,
+            disks,
         )
         airway[plane][box] = section
         if not section.any():
@@ -372,7 +383,7 @@ def grow_airway(inside, scale, step):
     return airway, False
 
 
-def _next_section(above, inside, scale, limit, step):
+def _next_section(above, inside, scale, limit, disks):
     """The airway one plane further down; empty where it has become lung."""
     section, rest, leak = np.zeros(above.shape, bool), inside.copy(), False
     for level in (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1):
@@ -386,8 +397,8 @@ def _next_section(above, inside, scale, limit, step):
             if leak:
                 continue
             rest &= ~grown
-            near = ndimage.binary_dilation(grown, _disk(3.0, step)[0])
-            ring = ndimage.binary_dilation(near, _disk(5.0, step)[0]) & ~near
+            near = ndimage.binary_dilation(grown, disks[0])
+            ring = ndimage.binary_dilation(near, disks[1]) & ~near
             if inside[ring].mean() < HILUM:
                 section |= grown
     return section, leak
@@ -492,8 +503,9 @@ def _close_wide(lung, step):
     """Close by the radius of a large nodule, on half the grid where that is fine."""
     half = [2 if mm < 3 else 1 for mm in step]
     small = np.pad(lung, [(0, -n % k) for n, k in zip(lung.shape, half, strict=True)])
-    blocks = [x for n, k in zip(small.shape, half, strict=True) for x in (n // k, k)]
-    small = small.reshape(blocks).any((1, 3, 5))
+    for axis in np.flatnonzero(np.equal(half, 2)):
+        layers = np.moveaxis(small, axis, 0)
+        small = np.moveaxis(layers[::2] | layers[1::2], 0, axis)
     mm = np.multiply(step, half)
     far = ndimage.distance_transform_edt(~small, sampling=mm) <= NODULE_MM
     small |= ndimage.distance_transform_edt(far, sampling=mm) > NODULE_MM
@@ -534,7 +546,8 @@ def find_wrapped(pockets, lung, step):
 def refine(array, found, box, factor, level):
     """Settle the boundary of the coarse labels on the voxels of the scan."""
     labels, airway, below = found
-    near = np.where(labels, labels, ndimage.maximum_filter(labels, 3))
+    near = np.maximum(_grow(labels == RIGHT), np.uint8(LEFT) * _grow(labels == LEFT))
+    near = np.where(labels, labels, near)
     core = _erode(labels > 0, EVERY_WAY, outside=True)
     bright = near * (core | ((labels > 0) & ~below))
     dark = np.where(_grow(airway) & (labels == 0), TUBE, near)
@@ -548,6 +561,9 @@ def refine(array, found, box, factor, level):
         for side, n in zip(fine[1:], factor[1:], strict=True)
     )
 
+    if array.dtype.kind in "iu":
+        level = int(np.ceil(level))  # the same voxels, compared without a float copy
+
     def one(plane):
         at = (plane - fine[0].start) // factor[0]
         if not dark[at].any():
@@ -555,8 +571,9 @@ def refine(array, found, box, factor, level):
         cut = (plane, *fine[1:])
         if_dark, if_bright = (part[at][:, columns][rows] for part in (dark, bright))
         found = np.where(array[cut] < level, if_dark, if_bright)
-        np.equal(found, TUBE, out=tubes[cut])
-        full[cut] = found * (found != TUBE)
+        if np.equal(found, TUBE, out=tubes[cut]).any():
+            found[tubes[cut]] = 0
+        full[cut] = found
 
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(one, range(fine[0].start, fine[0].stop)))

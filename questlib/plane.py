@@ -384,7 +384,13 @@ def find_outside(air: np.ndarray, padding: np.ndarray, pure: np.ndarray) -> np.n
 
     Built in notebook 08.
     """
-    labels, count = ndimage.label(air & ~padding, IN_PLANE)
+    labels, outside = label_air(air & ~padding, padding, pure)
+    return outside[labels] | padding
+
+
+def label_air(air, padding, pure):
+    """Number the air, plane by plane; tell of each number whether it is outside."""
+    labels, count = ndimage.label(air, IN_PLANE)
     edge = _frame(padding)
     if padding.any():
         edge |= padding
@@ -397,7 +403,7 @@ def find_outside(air: np.ndarray, padding: np.ndarray, pure: np.ndarray) -> np.n
     outside = dark > 0.5 * touching
     outside[labels[:, [0, -1]]] = True
     outside[0] = False
-    return outside[labels] | padding
+    return labels, outside
 
 
 def _check_plane(hu):
