@@ -320,7 +320,7 @@ print(f"three matrices: {products / shape.prod():.1f}")
 # made.
 #
 # Multiplications are not seconds; memory and the number of cores count too. What a stopwatch
-# says, beside other programs, is in `benchmarks/RESULTS.md`.
+# says, beside other programs, is in [the benchmarks](../benchmarks/RESULTS.md).
 
 # %% [markdown]
 # ## What happens to fine detail?

@@ -134,9 +134,7 @@ for region in measure.regionprops(labels):
     if slim and top > rows * 0.2 and bottom < columns * 0.8:
         good.append(region.label)
 mask = morphology.dilation(np.isin(labels, good), np.ones((10, 10)))
-print(
-    f"{len(good)} regions stay, {np.count_nonzero(mask)} voxels after the last growth"
-)
+print(f"regions that stay: {len(good)}; voxels after the last growth: {mask.sum()}")
 
 # %% [markdown]
 # That was the whole method. `mask_plane_2017` gives the same mask, fast enough for a
@@ -197,7 +195,7 @@ print(f"{8 * 8} looks a pixel for the square, {8 + 8} for two strips")
 
 # %% [markdown]
 # Counting is honest on every machine, timing is not. What it saves on one machine stands
-# in `benchmarks/RESULTS.md`.
+# in [the benchmarks](../benchmarks/RESULTS.md).
 
 # %% [markdown]
 # ## Is it right?

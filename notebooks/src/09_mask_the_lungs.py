@@ -361,7 +361,7 @@ print(f"{volume.array.size} voxels in the scan, {np.prod(coarse)} on the grid")
 
 # %% [markdown]
 # The thinner the voxels, the larger the gain. Measured times stand in
-# `benchmarks/RESULTS.md`. Now the lungs.
+# [the benchmarks](../benchmarks/RESULTS.md). Now the lungs.
 
 # %%
 mask = segment_lungs(volume)
