@@ -1,5 +1,6 @@
 """Slips of speed and memory: ratios in one run, at half the bars of the benchmarks."""
 
+import re
 import subprocess
 import sys
 import time
@@ -122,3 +123,12 @@ def test_twice_the_planes_need_twice_the_time_and_memory(full_size):
     assert ratio > 1 / 4
     needed = [peak(lambda v=v: questlib.segment_lungs(v)) for v in (once, twice)]
     assert needed[1] - needed[0] < 2 * once.array.nbytes  # input and output
+
+
+def test_readme_quotes_the_benchmarks():
+    root = Path(__file__).resolve().parent.parent
+    results = (root / "benchmarks" / "RESULTS.md").read_text("utf-8")
+    section = (root / "README.md").read_text("utf-8").split("## How fast")[1]
+    ratios = re.findall(r"([\d.]+) x \|", section.split("\n## ")[0])
+    assert len(ratios) >= 10
+    assert [ratio for ratio in ratios if f"({ratio}x)" not in results] == []
