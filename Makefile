@@ -31,7 +31,7 @@ quest: setup ## the patient (offline: the phantom), every step, build/quest/inde
 test: setup lint ## everything: lint, unit tests, doctests, notebooks, browser
 	$(BIN)/questlib fetch
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --nbval --nbval-current-env \
-	    --nbval-cell-timeout 120 --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	    --nbval-cell-timeout 300 --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	    questlib tests notebooks
 
 lint: setup ## ruff, codespell, and is each notebook its source?

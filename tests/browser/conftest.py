@@ -150,10 +150,10 @@ class Lab:
             "path => void jupyterapp.commands.execute('docmanager:open', { path })",
             f"notebooks/{name}",
         )
-        self.page.wait_for_function(READY, arg=name, timeout=60_000)
+        self.page.wait_for_function(READY, arg=name, timeout=120_000)
         self.page.evaluate(RUN)
         with suppress(TimeoutError):  # the caller finds which cells did not run
-            self.page.wait_for_function(DONE, timeout=120_000)
+            self.page.wait_for_function(DONE, timeout=300_000)
         return self.page.evaluate(CELLS)
 
     def close(self):
