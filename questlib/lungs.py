@@ -243,10 +243,8 @@ def _dilate(mask, structure, outside=False):
     half = [n // 2 for n in structure.shape]
     padded = np.pad(mask, [(n, n) for n in half], constant_values=outside)
     planes, rows, columns = mask.shape
-    out, wide = (
-        np.zeros(mask.shape, bool),
-        padded[:, :, half[2] :][:, :, :columns].copy(),
-    )
+    out = np.zeros(mask.shape, bool)
+    wide = padded[:, :, half[2] : half[2] + columns].copy()
     width = structure.sum(2) // 2
     for n in range(half[2] + 1):  # rows of the structure that reach n to each side
         for start in (half[2] - n, half[2] + n) if n else ():
@@ -640,7 +638,7 @@ def find_left_out(labels, scale, step):
         solid = (labels == 0) & (scale > SOLID)
         if side == LEFT:
             solid[:, ~back] = False
-        box = _box(solid & mirror, margin.shape)
+        box = _box(solid & mirror, margin.shape)  # with room for the disks
         if box is None:
             continue
         box = np.s_[:, box[1], box[2]]
